@@ -1,0 +1,179 @@
+// Package container owns the words in which this machine's containers are
+// spoken of: what to run, what runs, and the Driver that makes it so. It knows
+// no kernel and no cluster.
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+)
+
+// ErrNotFound says that this machine has no such container or sandbox.
+var ErrNotFound = errors.New("not found")
+
+// An ID names one run of one container: a restart is another attempt and so
+// another container.
+type ID struct {
+	Pod     string // the Pod's uid
+	Name    string // the container's name in the Pod
+	Attempt int    // 0 the first time
+}
+
+func (id ID) String() string { return fmt.Sprintf("%s.%s.%d", id.Pod, id.Name, id.Attempt) }
+
+// A Sandbox is what the containers of one Pod share: network, IPC and hostname.
+// It holds no process.
+type Sandbox struct {
+	Pod         string // the Pod's uid
+	Namespace   string // of the Pod, for people who look at this machine
+	Name        string // of the Pod
+	Hostname    string
+	HostNetwork bool // share the machine's network; IPC and hostname stay the Pod's own
+}
+
+// A Spec is one container to run. Nothing in it is interpreted any further than
+// said here: defaults have been filled in and policy has been applied.
+type Spec struct {
+	ID        ID
+	Sandbox   Sandbox
+	RootFS    []Mount // one layered file system, as the image store gave it
+	Args      []string
+	Env       []string // K=V
+	Cwd       string
+	User      string   // "", "1000", "redis", "1000:1000", "redis:redis": names are looked up in the image
+	Groups    []uint32 // supplementary
+	Mounts    []Mount  // into the container
+	Resources Resources
+	Security  Security
+	Labels    map[string]string // kept with the container, returned by List
+	LogLimit  int64             // bytes kept on disk for this container's output; 0: 10 MiB in two files
+}
+
+// A Mount is as mount(2) understands it. Target is empty for a root file system.
+type Mount struct {
+	Type    string
+	Source  string
+	Target  string
+	Options []string
+}
+
+// Resources are limits. Zero means none.
+type Resources struct {
+	CPUMilli    int64 // thousandths of a core
+	CPUShares   int64 // relative weight in thousandths of a core, from the request
+	MemoryBytes int64
+	PIDs        int64
+	OOMScoreAdj int
+}
+
+// Security is what a container may do. The zero value is the default of
+// Docker: its capabilities, its seccomp profile, no new privileges, masked paths.
+type Security struct {
+	Privileged               bool
+	AllowPrivilegeEscalation bool
+	ReadOnlyRoot             bool
+	AddCapabilities          []string // "NET_ADMIN", without CAP_
+	DropCapabilities         []string // "ALL" drops all
+	Unconfined               bool     // no seccomp profile
+}
+
+// State is where a container is in its life.
+type State string
+
+// The states. A container that was never started is not listed.
+const (
+	Running State = "running"
+	Exited  State = "exited"
+)
+
+// A Status is one container as found on disk and in the kernel.
+type Status struct {
+	ID         ID
+	State      State
+	PID        int
+	StartedAt  time.Time
+	FinishedAt time.Time
+	// ExitCode is 128+n after signal n, and -1 when nobody could tell.
+	ExitCode  int
+	Signal    int
+	OOMKilled bool
+	Labels    map[string]string
+}
+
+// An ExecSpec is a program to run inside a running container.
+type ExecSpec struct {
+	Args   []string
+	Env    []string
+	TTY    bool
+	Stdin  io.Reader // nil: none
+	Stdout io.Writer
+	Stderr io.Writer // unused with TTY
+	Resize <-chan Size
+}
+
+// A Size is that of a terminal, in characters.
+type Size struct{ Columns, Rows uint16 }
+
+// LogOptions choose what of a container's output to read.
+type LogOptions struct {
+	Since  time.Time // zero: from the first that is kept
+	Tail   int64     // last lines only; -1: all
+	Follow bool      // until the container has exited and all was read
+}
+
+// A LogLine is one line of output without its newline, or a piece of a long one.
+type LogLine struct {
+	Time    time.Time
+	Stderr  bool
+	Partial bool // goes on in the next LogLine
+	Text    []byte
+}
+
+// A Driver runs containers on this machine. Every method may be repeated:
+// asking for what is already so is not an error.
+type Driver interface {
+	// Prepare makes the sandbox of a Pod.
+	Prepare(ctx context.Context, sandbox Sandbox) error
+	// Start runs a container in its Pod's sandbox, which must be there, and
+	// returns once its process runs. A container that ran before with this ID
+	// is left as it is, whatever became of it.
+	Start(ctx context.Context, spec Spec) error
+	// Stop sends SIGTERM and, after grace, SIGKILL to all of the container, and
+	// returns when it has exited. Stopping an exited one does nothing.
+	Stop(ctx context.Context, id ID, grace time.Duration) error
+	// Remove forgets an exited container, its root and its output. It stops a
+	// running one at once.
+	Remove(ctx context.Context, id ID) error
+	// RemoveSandbox lets go of a Pod's namespaces, its cgroup and its folder,
+	// with any container that is left in it.
+	RemoveSandbox(ctx context.Context, pod string) error
+	// List reports our containers as found on disk and in the kernel, so it is
+	// as right after a restart of the agent as before.
+	List(ctx context.Context) ([]Status, error)
+	// Sandboxes reports the Pods that have a sandbox here.
+	Sandboxes(ctx context.Context) ([]Sandbox, error)
+	// Changed returns a channel closed when List would answer differently.
+	// Take it before calling List.
+	Changed() <-chan struct{}
+	// Exec runs a program in a running container and returns its exit code.
+	Exec(ctx context.Context, id ID, spec ExecSpec) (int, error)
+	// Logs calls each for the container's output, in order. It returns when all
+	// was read, each fails, or ctx ends.
+	Logs(ctx context.Context, id ID, opt LogOptions, each func(LogLine) error) error
+	// Dial connects from inside the Pod's network.
+	Dial(ctx context.Context, pod, network, address string) (net.Conn, error)
+	// Usage reports what the running containers use now.
+	Usage(ctx context.Context) ([]Usage, error)
+}
+
+// Usage is what one container has used and uses now.
+type Usage struct {
+	ID          ID
+	CPU         time.Duration // in all, over its life
+	MemoryBytes int64         // resident, less what the kernel can drop at once
+	PIDs        int64
+}
