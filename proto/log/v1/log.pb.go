@@ -332,8 +332,11 @@ func (x *Txn) GetOps() []*Op {
 // Entry is one entry of the raft log: the transactions that waited together.
 // Each succeeds or is refused by itself.
 type Entry struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Txns          []*Txn                 `protobuf:"bytes,1,rep,name=txns,proto3" json:"txns,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Txns  []*Txn                 `protobuf:"bytes,1,rep,name=txns,proto3" json:"txns,omitempty"`
+	// Names the lineage of indexes that begins here; empty: as before. The first
+	// leader of a cluster writes it, and whoever re-forms one.
+	Epoch         string `protobuf:"bytes,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -375,12 +378,21 @@ func (x *Entry) GetTxns() []*Txn {
 	return nil
 }
 
+func (x *Entry) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
 // SnapshotHeader begins a snapshot; Object records follow, each with its
-// length in front as a varint.
+// length in front as a varint, then the CRC-32C of all before it in four bytes,
+// the highest first.
 type SnapshotHeader struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
 	Objects       uint64                 `protobuf:"varint,2,opt,name=objects,proto3" json:"objects,omitempty"`
+	Epoch         string                 `protobuf:"bytes,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -429,6 +441,13 @@ func (x *SnapshotHeader) GetObjects() uint64 {
 	return 0
 }
 
+func (x *SnapshotHeader) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
 var File_log_v1_log_proto protoreflect.FileDescriptor
 
 const file_log_v1_log_proto_rawDesc = "" +
@@ -454,12 +473,14 @@ const file_log_v1_log_proto_rawDesc = "" +
 	"\a_expect\"#\n" +
 	"\x03Txn\x12\x1c\n" +
 	"\x03ops\x18\x01 \x03(\v2\n" +
-	".log.v1.OpR\x03ops\"(\n" +
+	".log.v1.OpR\x03ops\">\n" +
 	"\x05Entry\x12\x1f\n" +
-	"\x04txns\x18\x01 \x03(\v2\v.log.v1.TxnR\x04txns\"@\n" +
+	"\x04txns\x18\x01 \x03(\v2\v.log.v1.TxnR\x04txns\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\tR\x05epoch\"V\n" +
 	"\x0eSnapshotHeader\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x18\n" +
-	"\aobjects\x18\x02 \x01(\x04R\aobjectsB~\n" +
+	"\aobjects\x18\x02 \x01(\x04R\aobjects\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\tR\x05epochB~\n" +
 	"\n" +
 	"com.log.v1B\bLogProtoP\x01Z-github.com/skein-dev/skein/proto/log/v1;logv1\xa2\x02\x03LXX\xaa\x02\x06Log.V1\xca\x02\x06Log\\V1\xe2\x02\x12Log\\V1\\GPBMetadata\xea\x02\aLog::V1b\x06proto3"
 
