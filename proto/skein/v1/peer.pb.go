@@ -76,7 +76,7 @@ func (ProbeResult) EnumDescriptor() ([]byte, []int) {
 
 type JoinRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"` // the secret part only
+	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	PublicKey     []byte                 `protobuf:"bytes,3,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"` // PKIX, DER
 	Advertise     string                 `protobuf:"bytes,4,opt,name=advertise,proto3" json:"advertise,omitempty"`                  // ip:port, or empty for the address that is seen
@@ -1344,12 +1344,13 @@ const file_skein_v1_peer_proto_rawDesc = "" +
 	"\x18PROBE_RESULT_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12PROBE_RESULT_ALIVE\x10\x01\x12\x1b\n" +
 	"\x17PROBE_RESULT_AGENT_GONE\x10\x02\x12\x17\n" +
-	"\x13PROBE_RESULT_SILENT\x10\x032\x80\x05\n" +
+	"\x13PROBE_RESULT_SILENT\x10\x032\xb9\x05\n" +
 	"\vPeerService\x12=\n" +
 	"\x06Follow\x12\x17.skein.v1.FollowRequest\x1a\x18.skein.v1.FollowResponse0\x01\x12;\n" +
 	"\x06Report\x12\x17.skein.v1.ReportRequest\x1a\x18.skein.v1.ReportResponse\x12>\n" +
 	"\aSuspect\x12\x18.skein.v1.SuspectRequest\x1a\x19.skein.v1.SuspectResponse\x128\n" +
-	"\x05Probe\x12\x16.skein.v1.ProbeRequest\x1a\x17.skein.v1.ProbeResponse\x128\n" +
+	"\x05Probe\x12\x16.skein.v1.ProbeRequest\x1a\x17.skein.v1.ProbeResponse\x127\n" +
+	"\x06Enroll\x12\x15.skein.v1.JoinRequest\x1a\x16.skein.v1.JoinResponse\x128\n" +
 	"\x05Renew\x12\x16.skein.v1.RenewRequest\x1a\x17.skein.v1.RenewResponse\x12>\n" +
 	"\aPrepare\x12\x18.skein.v1.PrepareRequest\x1a\x19.skein.v1.PrepareResponse\x12=\n" +
 	"\aPodLogs\x12\x18.skein.v1.PodLogsRequest\x1a\x16.skein.v1.LogsResponse0\x01\x12<\n" +
@@ -1416,26 +1417,28 @@ var file_skein_v1_peer_proto_depIdxs = []int32{
 	8,  // 7: skein.v1.PeerService.Report:input_type -> skein.v1.ReportRequest
 	10, // 8: skein.v1.PeerService.Suspect:input_type -> skein.v1.SuspectRequest
 	12, // 9: skein.v1.PeerService.Probe:input_type -> skein.v1.ProbeRequest
-	14, // 10: skein.v1.PeerService.Renew:input_type -> skein.v1.RenewRequest
-	16, // 11: skein.v1.PeerService.Prepare:input_type -> skein.v1.PrepareRequest
-	18, // 12: skein.v1.PeerService.PodLogs:input_type -> skein.v1.PodLogsRequest
-	23, // 13: skein.v1.PeerService.PodExec:input_type -> skein.v1.ExecRequest
-	19, // 14: skein.v1.PeerService.Blob:input_type -> skein.v1.BlobRequest
-	24, // 15: skein.v1.PeerService.PeerImport:input_type -> skein.v1.ImportImageRequest
-	1,  // 16: skein.v1.JoinService.Join:input_type -> skein.v1.JoinRequest
-	6,  // 17: skein.v1.PeerService.Follow:output_type -> skein.v1.FollowResponse
-	9,  // 18: skein.v1.PeerService.Report:output_type -> skein.v1.ReportResponse
-	11, // 19: skein.v1.PeerService.Suspect:output_type -> skein.v1.SuspectResponse
-	13, // 20: skein.v1.PeerService.Probe:output_type -> skein.v1.ProbeResponse
-	15, // 21: skein.v1.PeerService.Renew:output_type -> skein.v1.RenewResponse
-	17, // 22: skein.v1.PeerService.Prepare:output_type -> skein.v1.PrepareResponse
-	25, // 23: skein.v1.PeerService.PodLogs:output_type -> skein.v1.LogsResponse
-	26, // 24: skein.v1.PeerService.PodExec:output_type -> skein.v1.ExecResponse
-	20, // 25: skein.v1.PeerService.Blob:output_type -> skein.v1.BlobResponse
-	27, // 26: skein.v1.PeerService.PeerImport:output_type -> skein.v1.ImportImageResponse
-	2,  // 27: skein.v1.JoinService.Join:output_type -> skein.v1.JoinResponse
-	17, // [17:28] is the sub-list for method output_type
-	6,  // [6:17] is the sub-list for method input_type
+	1,  // 10: skein.v1.PeerService.Enroll:input_type -> skein.v1.JoinRequest
+	14, // 11: skein.v1.PeerService.Renew:input_type -> skein.v1.RenewRequest
+	16, // 12: skein.v1.PeerService.Prepare:input_type -> skein.v1.PrepareRequest
+	18, // 13: skein.v1.PeerService.PodLogs:input_type -> skein.v1.PodLogsRequest
+	23, // 14: skein.v1.PeerService.PodExec:input_type -> skein.v1.ExecRequest
+	19, // 15: skein.v1.PeerService.Blob:input_type -> skein.v1.BlobRequest
+	24, // 16: skein.v1.PeerService.PeerImport:input_type -> skein.v1.ImportImageRequest
+	1,  // 17: skein.v1.JoinService.Join:input_type -> skein.v1.JoinRequest
+	6,  // 18: skein.v1.PeerService.Follow:output_type -> skein.v1.FollowResponse
+	9,  // 19: skein.v1.PeerService.Report:output_type -> skein.v1.ReportResponse
+	11, // 20: skein.v1.PeerService.Suspect:output_type -> skein.v1.SuspectResponse
+	13, // 21: skein.v1.PeerService.Probe:output_type -> skein.v1.ProbeResponse
+	2,  // 22: skein.v1.PeerService.Enroll:output_type -> skein.v1.JoinResponse
+	15, // 23: skein.v1.PeerService.Renew:output_type -> skein.v1.RenewResponse
+	17, // 24: skein.v1.PeerService.Prepare:output_type -> skein.v1.PrepareResponse
+	25, // 25: skein.v1.PeerService.PodLogs:output_type -> skein.v1.LogsResponse
+	26, // 26: skein.v1.PeerService.PodExec:output_type -> skein.v1.ExecResponse
+	20, // 27: skein.v1.PeerService.Blob:output_type -> skein.v1.BlobResponse
+	27, // 28: skein.v1.PeerService.PeerImport:output_type -> skein.v1.ImportImageResponse
+	2,  // 29: skein.v1.JoinService.Join:output_type -> skein.v1.JoinResponse
+	18, // [18:30] is the sub-list for method output_type
+	6,  // [6:18] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
 	6,  // [6:6] is the sub-list for extension extendee
 	0,  // [0:6] is the sub-list for field type_name

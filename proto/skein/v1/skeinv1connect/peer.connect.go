@@ -34,6 +34,8 @@ const (
 	PeerServiceSuspectProcedure = "/skein.v1.PeerService/Suspect"
 	// PeerServiceProbeProcedure is the procedure name of the PeerService's Probe RPC.
 	PeerServiceProbeProcedure = "/skein.v1.PeerService/Probe"
+	// PeerServiceEnrollProcedure is the procedure name of the PeerService's Enroll RPC.
+	PeerServiceEnrollProcedure = "/skein.v1.PeerService/Enroll"
 	// PeerServiceRenewProcedure is the procedure name of the PeerService's Renew RPC.
 	PeerServiceRenewProcedure = "/skein.v1.PeerService/Renew"
 	// PeerServicePrepareProcedure is the procedure name of the PeerService's Prepare RPC.
@@ -77,6 +79,13 @@ var (
 			StreamType: connect.StreamTypeUnary,
 			Schema:     v1.File_skein_v1_peer_proto.Services().ByName("PeerService").Methods().ByName("Probe"),
 			Procedure:  PeerServiceProbeProcedure,
+		}
+	})
+	peerServiceEnrollSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_skein_v1_peer_proto.Services().ByName("PeerService").Methods().ByName("Enroll"),
+			Procedure:  PeerServiceEnrollProcedure,
 		}
 	})
 	peerServiceRenewSpec = sync.OnceValue(func() connect.Spec {
@@ -134,6 +143,9 @@ type PeerServiceClient interface {
 	Suspect(context.Context, *v1.SuspectRequest) (*v1.SuspectResponse, error)
 	// Probe asks the callee to try to reach a node by fresh datagrams.
 	Probe(context.Context, *v1.ProbeRequest) (*v1.ProbeResponse, error)
+	// Enroll is Join, passed on to the leader by the agent that a newcomer
+	// has reached.
+	Enroll(context.Context, *v1.JoinRequest) (*v1.JoinResponse, error)
 	// Renew signs a new certificate for the caller's enrolled key.
 	Renew(context.Context, *v1.RenewRequest) (*v1.RenewResponse, error)
 	// Prepare hands a node what it must hold before it may vote.
@@ -288,6 +300,9 @@ type PeerServiceHandler interface {
 	Suspect(context.Context, *v1.SuspectRequest) (*v1.SuspectResponse, error)
 	// Probe asks the callee to try to reach a node by fresh datagrams.
 	Probe(context.Context, *v1.ProbeRequest) (*v1.ProbeResponse, error)
+	// Enroll is Join, passed on to the leader by the agent that a newcomer
+	// has reached.
+	Enroll(context.Context, *v1.JoinRequest) (*v1.JoinResponse, error)
 	// Renew signs a new certificate for the caller's enrolled key.
 	Renew(context.Context, *v1.RenewRequest) (*v1.RenewResponse, error)
 	// Prepare hands a node what it must hold before it may vote.
@@ -308,6 +323,7 @@ func RegisterPeerServiceHandler(server *connect.Server, svc PeerServiceHandler) 
 		connect.Method{Spec: peerServiceReportSpec(), Handler: adapter.report},
 		connect.Method{Spec: peerServiceSuspectSpec(), Handler: adapter.suspect},
 		connect.Method{Spec: peerServiceProbeSpec(), Handler: adapter.probe},
+		connect.Method{Spec: peerServiceEnrollSpec(), Handler: adapter.enroll},
 		connect.Method{Spec: peerServiceRenewSpec(), Handler: adapter.renew},
 		connect.Method{Spec: peerServicePrepareSpec(), Handler: adapter.prepare},
 		connect.Method{Spec: peerServicePodLogsSpec(), Handler: adapter.podLogs},
@@ -419,6 +435,10 @@ func (UnimplementedPeerServiceHandler) Probe(context.Context, *v1.ProbeRequest) 
 	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.PeerService.Probe is not implemented")
 }
 
+func (UnimplementedPeerServiceHandler) Enroll(context.Context, *v1.JoinRequest) (*v1.JoinResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.PeerService.Enroll is not implemented")
+}
+
 func (UnimplementedPeerServiceHandler) Renew(context.Context, *v1.RenewRequest) (*v1.RenewResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.PeerService.Renew is not implemented")
 }
@@ -474,6 +494,14 @@ func (c *peerServiceClient) Suspect(ctx context.Context, req *v1.SuspectRequest)
 func (c *peerServiceClient) Probe(ctx context.Context, req *v1.ProbeRequest) (*v1.ProbeResponse, error) {
 	var res v1.ProbeResponse
 	if err := c.client.CallUnary(ctx, peerServiceProbeSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *peerServiceClient) Enroll(ctx context.Context, req *v1.JoinRequest) (*v1.JoinResponse, error) {
+	var res v1.JoinResponse
+	if err := c.client.CallUnary(ctx, peerServiceEnrollSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -567,6 +595,18 @@ func (h peerServiceHandler) probe(ctx context.Context, _ connect.Spec, stream co
 		return err
 	}
 	res, err := h.svc.Probe(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h peerServiceHandler) enroll(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.JoinRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Enroll(ctx, &req)
 	if err != nil {
 		return err
 	}
