@@ -2398,6 +2398,7 @@ type ImportImageResponse struct {
 	References    []string               `protobuf:"bytes,1,rep,name=references,proto3" json:"references,omitempty"`
 	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	Bytes         int64                  `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Images        []*ImportedImage       `protobuf:"bytes,4,rep,name=images,proto3" json:"images,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2449,6 +2450,81 @@ func (x *ImportImageResponse) GetNode() string {
 func (x *ImportImageResponse) GetBytes() int64 {
 	if x != nil {
 		return x.Bytes
+	}
+	return 0
+}
+
+func (x *ImportImageResponse) GetImages() []*ImportedImage {
+	if x != nil {
+		return x.Images
+	}
+	return nil
+}
+
+type ImportedImage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
+	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
+	MediaType     string                 `protobuf:"bytes,3,opt,name=media_type,json=mediaType,proto3" json:"media_type,omitempty"`
+	Size          int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"` // bytes, manifest and layers together
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportedImage) Reset() {
+	*x = ImportedImage{}
+	mi := &file_skein_v1_cluster_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportedImage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportedImage) ProtoMessage() {}
+
+func (x *ImportedImage) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_cluster_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportedImage.ProtoReflect.Descriptor instead.
+func (*ImportedImage) Descriptor() ([]byte, []int) {
+	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ImportedImage) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *ImportedImage) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ImportedImage) GetMediaType() string {
+	if x != nil {
+		return x.MediaType
+	}
+	return ""
+}
+
+func (x *ImportedImage) GetSize() int64 {
+	if x != nil {
+		return x.Size
 	}
 	return 0
 }
@@ -2622,13 +2698,20 @@ const file_skein_v1_cluster_proto_rawDesc = "" +
 	"\x13RevokeTokenResponse\">\n" +
 	"\x12ImportImageRequest\x12\x14\n" +
 	"\x05chunk\x18\x01 \x01(\fR\x05chunk\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\"_\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\"\x90\x01\n" +
 	"\x13ImportImageResponse\x12\x1e\n" +
 	"\n" +
 	"references\x18\x01 \x03(\tR\n" +
 	"references\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
-	"\x05bytes\x18\x03 \x01(\x03R\x05bytes*d\n" +
+	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12/\n" +
+	"\x06images\x18\x04 \x03(\v2\x17.skein.v1.ImportedImageR\x06images\"x\n" +
+	"\rImportedImage\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1d\n" +
+	"\n" +
+	"media_type\x18\x03 \x01(\tR\tmediaType\x12\x12\n" +
+	"\x04size\x18\x04 \x01(\x03R\x04size*d\n" +
 	"\x06Format\x12\x16\n" +
 	"\x12FORMAT_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vFORMAT_WIDE\x10\x01\x12\x0f\n" +
@@ -2670,7 +2753,7 @@ func file_skein_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_skein_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_skein_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_skein_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_skein_v1_cluster_proto_goTypes = []any{
 	(Format)(0),                 // 0: skein.v1.Format
 	(*ErrorInfo)(nil),           // 1: skein.v1.ErrorInfo
@@ -2710,6 +2793,7 @@ var file_skein_v1_cluster_proto_goTypes = []any{
 	(*RevokeTokenResponse)(nil), // 35: skein.v1.RevokeTokenResponse
 	(*ImportImageRequest)(nil),  // 36: skein.v1.ImportImageRequest
 	(*ImportImageResponse)(nil), // 37: skein.v1.ImportImageResponse
+	(*ImportedImage)(nil),       // 38: skein.v1.ImportedImage
 }
 var file_skein_v1_cluster_proto_depIdxs = []int32{
 	5,  // 0: skein.v1.ApplyResponse.applied:type_name -> skein.v1.Applied
@@ -2730,45 +2814,46 @@ var file_skein_v1_cluster_proto_depIdxs = []int32{
 	2,  // 15: skein.v1.ExecStart.pod:type_name -> skein.v1.ObjectRef
 	26, // 16: skein.v1.ExecStart.size:type_name -> skein.v1.TerminalSize
 	0,  // 17: skein.v1.ListTokensRequest.format:type_name -> skein.v1.Format
-	3,  // 18: skein.v1.ClusterService.Apply:input_type -> skein.v1.ApplyRequest
-	6,  // 19: skein.v1.ClusterService.Get:input_type -> skein.v1.GetRequest
-	6,  // 20: skein.v1.ClusterService.Watch:input_type -> skein.v1.GetRequest
-	11, // 21: skein.v1.ClusterService.Patch:input_type -> skein.v1.PatchRequest
-	13, // 22: skein.v1.ClusterService.Delete:input_type -> skein.v1.DeleteRequest
-	15, // 23: skein.v1.ClusterService.Describe:input_type -> skein.v1.DescribeRequest
-	17, // 24: skein.v1.ClusterService.Await:input_type -> skein.v1.AwaitRequest
-	19, // 25: skein.v1.ClusterService.Status:input_type -> skein.v1.StatusRequest
-	20, // 26: skein.v1.ClusterService.Version:input_type -> skein.v1.VersionRequest
-	22, // 27: skein.v1.ClusterService.Logs:input_type -> skein.v1.LogsRequest
-	24, // 28: skein.v1.ClusterService.Exec:input_type -> skein.v1.ExecRequest
-	28, // 29: skein.v1.ClusterService.Drain:input_type -> skein.v1.DrainRequest
-	29, // 30: skein.v1.ClusterService.RemoveNode:input_type -> skein.v1.RemoveNodeRequest
-	31, // 31: skein.v1.ClusterService.CreateToken:input_type -> skein.v1.CreateTokenRequest
-	33, // 32: skein.v1.ClusterService.ListTokens:input_type -> skein.v1.ListTokensRequest
-	34, // 33: skein.v1.ClusterService.RevokeToken:input_type -> skein.v1.RevokeTokenRequest
-	36, // 34: skein.v1.ClusterService.ImportImage:input_type -> skein.v1.ImportImageRequest
-	4,  // 35: skein.v1.ClusterService.Apply:output_type -> skein.v1.ApplyResponse
-	9,  // 36: skein.v1.ClusterService.Get:output_type -> skein.v1.GetResponse
-	10, // 37: skein.v1.ClusterService.Watch:output_type -> skein.v1.WatchResponse
-	12, // 38: skein.v1.ClusterService.Patch:output_type -> skein.v1.PatchResponse
-	14, // 39: skein.v1.ClusterService.Delete:output_type -> skein.v1.DeleteResponse
-	16, // 40: skein.v1.ClusterService.Describe:output_type -> skein.v1.TextResponse
-	18, // 41: skein.v1.ClusterService.Await:output_type -> skein.v1.AwaitResponse
-	16, // 42: skein.v1.ClusterService.Status:output_type -> skein.v1.TextResponse
-	21, // 43: skein.v1.ClusterService.Version:output_type -> skein.v1.VersionResponse
-	23, // 44: skein.v1.ClusterService.Logs:output_type -> skein.v1.LogsResponse
-	27, // 45: skein.v1.ClusterService.Exec:output_type -> skein.v1.ExecResponse
-	18, // 46: skein.v1.ClusterService.Drain:output_type -> skein.v1.AwaitResponse
-	30, // 47: skein.v1.ClusterService.RemoveNode:output_type -> skein.v1.RemoveNodeResponse
-	32, // 48: skein.v1.ClusterService.CreateToken:output_type -> skein.v1.CreateTokenResponse
-	9,  // 49: skein.v1.ClusterService.ListTokens:output_type -> skein.v1.GetResponse
-	35, // 50: skein.v1.ClusterService.RevokeToken:output_type -> skein.v1.RevokeTokenResponse
-	37, // 51: skein.v1.ClusterService.ImportImage:output_type -> skein.v1.ImportImageResponse
-	35, // [35:52] is the sub-list for method output_type
-	18, // [18:35] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	38, // 18: skein.v1.ImportImageResponse.images:type_name -> skein.v1.ImportedImage
+	3,  // 19: skein.v1.ClusterService.Apply:input_type -> skein.v1.ApplyRequest
+	6,  // 20: skein.v1.ClusterService.Get:input_type -> skein.v1.GetRequest
+	6,  // 21: skein.v1.ClusterService.Watch:input_type -> skein.v1.GetRequest
+	11, // 22: skein.v1.ClusterService.Patch:input_type -> skein.v1.PatchRequest
+	13, // 23: skein.v1.ClusterService.Delete:input_type -> skein.v1.DeleteRequest
+	15, // 24: skein.v1.ClusterService.Describe:input_type -> skein.v1.DescribeRequest
+	17, // 25: skein.v1.ClusterService.Await:input_type -> skein.v1.AwaitRequest
+	19, // 26: skein.v1.ClusterService.Status:input_type -> skein.v1.StatusRequest
+	20, // 27: skein.v1.ClusterService.Version:input_type -> skein.v1.VersionRequest
+	22, // 28: skein.v1.ClusterService.Logs:input_type -> skein.v1.LogsRequest
+	24, // 29: skein.v1.ClusterService.Exec:input_type -> skein.v1.ExecRequest
+	28, // 30: skein.v1.ClusterService.Drain:input_type -> skein.v1.DrainRequest
+	29, // 31: skein.v1.ClusterService.RemoveNode:input_type -> skein.v1.RemoveNodeRequest
+	31, // 32: skein.v1.ClusterService.CreateToken:input_type -> skein.v1.CreateTokenRequest
+	33, // 33: skein.v1.ClusterService.ListTokens:input_type -> skein.v1.ListTokensRequest
+	34, // 34: skein.v1.ClusterService.RevokeToken:input_type -> skein.v1.RevokeTokenRequest
+	36, // 35: skein.v1.ClusterService.ImportImage:input_type -> skein.v1.ImportImageRequest
+	4,  // 36: skein.v1.ClusterService.Apply:output_type -> skein.v1.ApplyResponse
+	9,  // 37: skein.v1.ClusterService.Get:output_type -> skein.v1.GetResponse
+	10, // 38: skein.v1.ClusterService.Watch:output_type -> skein.v1.WatchResponse
+	12, // 39: skein.v1.ClusterService.Patch:output_type -> skein.v1.PatchResponse
+	14, // 40: skein.v1.ClusterService.Delete:output_type -> skein.v1.DeleteResponse
+	16, // 41: skein.v1.ClusterService.Describe:output_type -> skein.v1.TextResponse
+	18, // 42: skein.v1.ClusterService.Await:output_type -> skein.v1.AwaitResponse
+	16, // 43: skein.v1.ClusterService.Status:output_type -> skein.v1.TextResponse
+	21, // 44: skein.v1.ClusterService.Version:output_type -> skein.v1.VersionResponse
+	23, // 45: skein.v1.ClusterService.Logs:output_type -> skein.v1.LogsResponse
+	27, // 46: skein.v1.ClusterService.Exec:output_type -> skein.v1.ExecResponse
+	18, // 47: skein.v1.ClusterService.Drain:output_type -> skein.v1.AwaitResponse
+	30, // 48: skein.v1.ClusterService.RemoveNode:output_type -> skein.v1.RemoveNodeResponse
+	32, // 49: skein.v1.ClusterService.CreateToken:output_type -> skein.v1.CreateTokenResponse
+	9,  // 50: skein.v1.ClusterService.ListTokens:output_type -> skein.v1.GetResponse
+	35, // 51: skein.v1.ClusterService.RevokeToken:output_type -> skein.v1.RevokeTokenResponse
+	37, // 52: skein.v1.ClusterService.ImportImage:output_type -> skein.v1.ImportImageResponse
+	36, // [36:53] is the sub-list for method output_type
+	19, // [19:36] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_skein_v1_cluster_proto_init() }
@@ -2793,7 +2878,7 @@ func file_skein_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skein_v1_cluster_proto_rawDesc), len(file_skein_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   37,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
