@@ -1,0 +1,55 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/hashicorp/raft"
+	wal "github.com/hashicorp/raft-wal"
+)
+
+// segmentSize is what a log file on disk takes from the beginning. Small, because
+// most nodes never write much; entries larger than it are no problem.
+const segmentSize = 4 << 20
+
+// Stores are what a Node keeps on disk.
+type Stores struct {
+	Log       raft.LogStore
+	Stable    raft.StableStore
+	Snapshots raft.SnapshotStore
+	wal       *wal.WAL
+}
+
+// OpenStores opens the stores in dir, which it makes if need be (mode 0700). One
+// process at a time may have them open: another waits. Close them after
+// Node.Run.
+func OpenStores(dir string, log *slog.Logger) (*Stores, error) {
+	logDir := filepath.Join(dir, "log")
+	if err := os.MkdirAll(logDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make log directory: %w", err)
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	bridge := newBridge(log)
+	w, err := wal.Open(logDir, wal.WithSegmentSize(segmentSize), wal.WithLogger(bridge))
+	if err != nil {
+		return nil, fmt.Errorf("open log in %s: %w", logDir, err)
+	}
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, 2, bridge)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("open snapshots in %s: %w", dir, err), w.Close())
+	}
+	return &Stores{Log: w, Stable: w, Snapshots: snaps, wal: w}, nil
+}
+
+// Close closes the stores.
+func (s *Stores) Close() error {
+	if err := s.wal.Close(); err != nil {
+		return fmt.Errorf("close log: %w", err)
+	}
+	return nil
+}
