@@ -1,0 +1,345 @@
+package gossip
+
+import (
+	"context"
+	"net/netip"
+	"time"
+)
+
+const (
+	// The ring is made again this often in any case: members that died leave
+	// it by and by, and labels change.
+	ringEvery = 10 * time.Second
+	// So many members are told of a claim by a datagram of their own, the
+	// others by gossip.
+	tellAtOnce = 64
+)
+
+// hands are the buffers of one goroutine that drives the detector.
+type hands struct {
+	actions    []action
+	plain, out []byte
+}
+
+// telling is how far the news of one of our claims got.
+type telling struct {
+	what  claimed
+	next  time.Time
+	pause time.Duration
+}
+
+// heard takes in one datagram of ours. It keeps nothing of b and, for a beat,
+// allocates nothing.
+func (g *Gossip) heard(h *hands, b []byte, from netip.AddrPort) {
+	head, body, err := g.seal.open(b, h.plain[:0], g.cfg.Known)
+	if err != nil {
+		return
+	}
+	h.plain = body[:0]
+	kind, body := body[0], body[1:]
+	switch kind {
+	case kindBeat:
+		if m, err := parseBeat(body); err == nil {
+			g.heardBeat(h, head, m)
+		}
+	case kindPing:
+		m, err := parsePing(body)
+		if err != nil || m.target != hashString(g.cfg.Name) || !g.answers.take(time.Now()) {
+			return
+		}
+		h.out = g.seal.close(h.out[:0], appendPong(h.plain[:0], pong{challenge: m.challenge}))
+		_, _ = g.transport.write(h.out, from)
+	case kindClaim:
+		g.heardClaim(append([]byte(nil), body...))
+	case kindLeave:
+		g.heardLeave(head)
+	}
+}
+
+func (g *Gossip) heardBeat(h *hands, head header, m beat) {
+	g.mu.Lock()
+	p := g.detector.peers[string(head.name)]
+	if p == nil {
+		g.mu.Unlock()
+		return
+	}
+	g.stepLocked(h, event{kind: evBeat, name: p.name, epoch: head.epoch, seq: head.seq, farewell: m.farewell})
+	g.mu.Unlock()
+	g.perform(h)
+}
+
+func (g *Gossip) heardLeave(head header) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if m := g.members[string(head.name)]; m != nil && head.epoch >= m.Meta.Epoch {
+		m.leaving = true // until memberlist hears it live again
+		g.dirty = true
+		signal(g.poke)
+	}
+}
+
+// step tells the detector and does what it wants.
+func (g *Gossip) step(h *hands, ev event) {
+	g.mu.Lock()
+	g.stepLocked(h, ev)
+	g.mu.Unlock()
+	g.perform(h)
+}
+
+func (g *Gossip) stepLocked(h *hands, ev event) {
+	slept := g.detector.slept
+	h.actions = g.detector.step(time.Now(), ev, h.actions[:0])
+	if late := g.detector.slept - slept; late > 0 {
+		g.log.Debug("slept, forgave everybody", "for", late)
+	}
+}
+
+// perform does what the detector wanted. Not with mu held.
+func (g *Gossip) perform(h *hands) {
+	for i := range h.actions {
+		switch a := h.actions[i]; a.kind {
+		case actBeat:
+			g.sendBeat(h, a, i)
+		case actAsk:
+			g.ask(a.name)
+		case actSay:
+			g.say(a)
+		}
+	}
+}
+
+// sendBeat sends one beat. Observers of one kind get the same datagram.
+func (g *Gossip) sendBeat(h *hands, a action, i int) {
+	addr, view, ok := g.target(a.name)
+	if !ok {
+		return
+	}
+	if i == 0 || h.actions[i-1].kind != actBeat || h.actions[i-1].farewell != a.farewell || len(h.out) == 0 {
+		h.plain = appendBeat(h.plain[:0], beat{view: view, farewell: a.farewell})
+		h.out = g.seal.close(h.out[:0], h.plain)
+	}
+	if _, err := g.transport.write(h.out, addr); err != nil {
+		g.log.Debug("beat not sent", "node", a.name, "err", err)
+	}
+}
+
+func (g *Gossip) target(name string) (addr netip.AddrPort, view uint64, ok bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m := g.members[name]
+	if m == nil {
+		return netip.AddrPort{}, 0, false
+	}
+	return m.Addr, g.ring.Hash(), true
+}
+
+// ask probes a peer that is about to be suspect, and tells the detector.
+func (g *Gossip) ask(name string) {
+	addr, ok := g.Addr(name)
+	if !ok {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ctx.Err() != nil {
+		return
+	}
+	g.asks.Go(func() {
+		r := g.prober.probe(g.ctx, name, addr, askWindow)
+		if g.ctx.Err() != nil {
+			return
+		}
+		var h hands
+		g.step(&h, event{kind: evAnswer, name: name, epoch: r.Epoch, seq: r.seq, answer: r.Outcome})
+	})
+}
+
+// say reports what we claim of a node and spreads it.
+func (g *Gossip) say(a action) {
+	g.cfg.Report(Report{
+		Node: a.name, Epoch: a.epoch, Cleared: a.what == claimCleared, AgentGone: a.what == claimGone,
+		View: g.Ring().Hash(), Silent: a.silent,
+	})
+	now := time.Now()
+	g.mu.Lock()
+	t, told := g.told[a.name]
+	if told && t.what == a.what && now.Before(t.next) || !told && a.what == claimCleared {
+		g.mu.Unlock()
+		return
+	}
+	if t.what != a.what || t.pause == 0 {
+		t = telling{what: a.what, pause: repeatEvery}
+	} else {
+		t.pause = min(2*t.pause, maxRepeat)
+	}
+	t.next = now.Add(t.pause)
+	if g.told[a.name] = t; a.what == claimCleared {
+		delete(g.told, a.name)
+	}
+	g.seq++
+	c := claim{observer: g.cfg.Name, epoch: g.cfg.Epoch, seq: g.seq, node: a.name, boot: a.epoch, what: a.what}
+	g.mu.Unlock()
+
+	data := appendClaim(nil, c)
+	if g.cfg.Sign != nil {
+		data = append(data, g.cfg.Sign(append([]byte(signedPrefix), data...))...)
+	}
+	g.record(c)
+	g.spread(c, data)
+}
+
+// record puts a claim and works out what it changes.
+func (g *Gossip) record(c claim) bool {
+	now := time.Now()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.claims.news(c, g.ring) {
+		return false
+	}
+	g.claims.put(now, c)
+	if m := g.members[c.node]; m != nil && g.assess(now, m) {
+		g.notify()
+	}
+	signal(g.poke) // it will expire
+	return true
+}
+
+// spread tells the others of a claim of ours: at once, and by gossip.
+func (g *Gossip) spread(c claim, data []byte) {
+	g.rumours.QueueBroadcast(newRumour(c, data))
+	plain := append([]byte{kindClaim}, data...)
+	g.toAll(plain)
+}
+
+// toAll sends a datagram to the living members, the nearest on the ring first.
+func (g *Gossip) toAll(plain []byte) {
+	g.mu.Lock()
+	names := g.ring.Names()
+	self := g.ring.index[g.cfg.Name]
+	var addrs []netip.AddrPort
+	for i := 1; i < len(names) && len(addrs) < tellAtOnce; i++ {
+		if m := g.members[names[(self+i)%len(names)]]; m != nil && m.dead.IsZero() {
+			addrs = append(addrs, m.Addr)
+		}
+	}
+	g.mu.Unlock()
+	out := g.seal.close(nil, plain)
+	for _, addr := range addrs {
+		_, _ = g.transport.write(out, addr)
+	}
+}
+
+// heardClaim takes in a claim of somebody's, which it may keep.
+func (g *Gossip) heardClaim(data []byte) {
+	c, signed, err := parseClaim(data)
+	if err != nil || c.observer == g.cfg.Name {
+		return
+	}
+	g.mu.Lock()
+	news := g.claims.news(c, g.ring)
+	g.mu.Unlock()
+	if !news {
+		return
+	}
+	if g.cfg.Verify != nil {
+		if !g.checks.take(time.Now()) {
+			return
+		}
+		if !g.cfg.Verify(c.observer, append([]byte(signedPrefix), signed...), c.sig) {
+			g.log.Warn("claim with a wrong signature", "observer", c.observer, "node", c.node)
+			return
+		}
+	}
+	if g.record(c) {
+		g.rumours.QueueBroadcast(newRumour(c, data))
+	}
+}
+
+// runRing drives the detector. It has the one timer of the ring, and while all
+// is well it wakes for its beats and for nothing else.
+func (g *Gossip) runRing(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var h hands
+	var ringAt time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-g.poke:
+		case <-timer.C:
+		}
+		now := time.Now()
+		if g.remakeRing(&h, !now.Before(ringAt)) {
+			ringAt = now.Add(ringEvery)
+		}
+		g.step(&h, event{kind: evTick})
+		g.mu.Lock()
+		pruneAt, dropped := g.claims.prune(now, g.ring)
+		if dropped {
+			g.assessAll(now)
+		}
+		wake := g.detector.deadline()
+		g.mu.Unlock()
+		for _, t := range []time.Time{pruneAt, ringAt} {
+			if !t.IsZero() && (wake.IsZero() || t.Before(wake)) {
+				wake = t
+			}
+		}
+		timer.Reset(max(time.Until(wake), 0))
+	}
+}
+
+// remakeRing makes the ring again if it may have changed, or must be, and says
+// whether it looked.
+func (g *Gossip) remakeRing(h *hands, must bool) bool {
+	g.mu.Lock()
+	if !g.dirty && !must {
+		g.mu.Unlock()
+		return false
+	}
+	g.dirty = false
+	names := make([]string, 0, len(g.members))
+	for name := range g.members {
+		names = append(names, name)
+	}
+	g.mu.Unlock()
+
+	now := time.Now()
+	var unknown []string
+	for _, name := range names { // may ask the store: not with mu held
+		if name != g.cfg.Name && !g.cfg.Known(name) {
+			unknown = append(unknown, name)
+		}
+	}
+	g.mu.Lock()
+	for _, name := range unknown {
+		delete(g.members, name)
+		delete(g.told, name)
+	}
+	on := names[:0]
+	for _, name := range names {
+		m := g.members[name]
+		if m == nil || !m.dead.IsZero() && (m.leaving || now.Sub(m.dead) >= ringKeeps) {
+			continue
+		}
+		on = append(on, name)
+	}
+	g.mu.Unlock()
+
+	ring := NewRing(on, g.cfg.Domain)
+	g.mu.Lock()
+	same := ring.Hash() == g.ring.Hash() && ring.Len() == g.ring.Len()
+	if !same {
+		g.ring = ring
+	}
+	if len(unknown) > 0 {
+		g.notify()
+	}
+	g.mu.Unlock()
+	if !same {
+		g.seal.forget(ring.Has)
+		g.step(h, event{kind: evView, ring: ring})
+	}
+	return true
+}

@@ -1,0 +1,228 @@
+package gossip
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+)
+
+const (
+	metaEvery   = 5 * time.Second       // at most so often do we say something new of ourselves
+	metaPerNode = 10 * time.Millisecond // and for each member so much less often
+	aloneEvery  = time.Second           // first pause before looking for the others again
+	aloneMost   = 10 * time.Second
+	seekEvery   = 15 * time.Second // look for one of those that are not here
+	leaveWithin = 400 * time.Millisecond
+)
+
+// settings are memberlist's for a local network, but quicker to probe and to
+// gossip. It is the slow safety net under the ring, and how news travel when
+// there is no leader.
+func (g *Gossip) settings(t *transport) *memberlist.Config {
+	c := memberlist.DefaultLANConfig()
+	c.Name, c.Transport, c.Keyring = g.cfg.Name, t, g.keyring
+	c.Logger = bridge(g.log)
+	c.GossipInterval = 100 * time.Millisecond
+	c.ProbeInterval = 500 * time.Millisecond
+	c.ProbeTimeout = 300 * time.Millisecond
+	c.SuspicionMult = 4
+	c.AwarenessMaxMultiplier = 8
+	c.TCPTimeout = 3 * time.Second
+	c.GossipToTheDeadTime = 30 * time.Second
+	c.DeadNodeReclaimTime = time.Nanosecond // a dead node may come back elsewhere
+	c.GossipVerifyIncoming, c.GossipVerifyOutgoing = true, true
+	c.EnableCompression = false
+	c.UDPBufferSize = 1400
+	c.DNSConfigPath = "" // addresses only
+	e := events{g}
+	c.Delegate, c.Events, c.Alive, c.Conflict = e, e, e, e
+	return c
+}
+
+// Run takes part until ctx ends, then says goodbye and closes Packets and
+// Streams. memberlist's own goroutines end with it, a probe or an exchange
+// under way within three seconds.
+func (g *Gossip) Run(ctx context.Context) error {
+	defer close(g.done)
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	t := newTransport(work, g)
+	g.publish()
+	g.mu.Lock()
+	g.transport, g.ctx = t, work
+	g.mu.Unlock()
+
+	list, err := memberlist.Create(g.settings(t))
+	if err != nil {
+		return errors.Join(fmt.Errorf("start memberlist: %w", err), t.Shutdown())
+	}
+	g.list = list
+	close(g.ready)
+	var sockets, loops sync.WaitGroup
+	sockets.Go(t.receive)
+	sockets.Go(t.accept)
+	loops.Go(func() { g.runRing(ctx) })
+	loops.Go(func() { g.runTender(ctx) })
+	loops.Wait() // until ctx ends
+
+	g.toAll([]byte{kindLeave})
+	if err := list.Leave(leaveWithin); err != nil {
+		g.log.Debug("goodbye not heard", "err", err)
+	}
+	stop()
+	g.mu.Lock()   // no ask begins after this
+	g.mu.Unlock() //nolint:staticcheck // see above
+	g.asks.Wait()
+	err = list.Shutdown()
+	sockets.Wait()
+	if err != nil {
+		return fmt.Errorf("stop memberlist: %w", err)
+	}
+	return nil
+}
+
+// publish encodes what we say of ourselves now and says whether the others
+// should hear of it.
+func (g *Gossip) publish() bool {
+	m := g.cfg.Meta()
+	m.Epoch = g.cfg.Epoch
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	before, err := parseMeta(g.meta)
+	if err == nil && !noticeable(before, m) {
+		return false
+	}
+	g.meta = appendMeta(nil, m)
+	return true
+}
+
+// runTender does what may take long: it publishes our metadata and looks for
+// members that are not here.
+func (g *Gossip) runTender(ctx context.Context) {
+	timer := time.NewTimer(metaEvery)
+	defer timer.Stop()
+	alone, metaAt, seekAt := aloneEvery, time.Now(), time.Now()
+	for {
+		asked := false
+		select {
+		case <-ctx.Done():
+			return
+		case <-g.tend:
+			asked = true
+		case <-timer.C:
+		}
+		now := time.Now()
+		if asked || !now.Before(metaAt) {
+			if g.publish() {
+				_ = g.list.UpdateNode(time.Millisecond) // does not wait for it to be sent
+			}
+			metaAt = now.Add(metaEvery + time.Duration(g.size())*metaPerNode)
+		}
+		g.welcome(ctx)
+		wait := metaEvery
+		switch {
+		case g.size() <= 1:
+			g.seek(ctx, len(g.absent()))
+			wait, alone = alone, min(2*alone, aloneMost)
+		case !now.Before(seekAt):
+			g.seek(ctx, 1)
+			seekAt, alone = now.Add(seekEvery), aloneEvery
+		}
+		if g.moved(ctx) {
+			wait = aloneEvery
+		}
+		timer.Reset(wait)
+	}
+}
+
+// welcome exchanges the membership with nodes that we met before we knew them.
+func (g *Gossip) welcome(ctx context.Context) {
+	g.mu.Lock()
+	met := make([]Peer, 0, len(g.strange))
+	for name, addr := range g.strange {
+		met = append(met, Peer{Name: name, Addr: addr})
+	}
+	full := len(met) >= maxStrange
+	g.mu.Unlock()
+	for _, p := range met {
+		known := g.cfg.Known(p.Name)
+		if known || full {
+			g.mu.Lock()
+			delete(g.strange, p.Name)
+			g.mu.Unlock()
+		}
+		if known && ctx.Err() == nil {
+			if err := g.exchange(p.Addr); err != nil {
+				g.log.Debug("newcomer not reached", "node", p.Name, "err", err)
+			}
+		}
+	}
+}
+
+// absent lists where members might be that are not here.
+func (g *Gossip) absent() []netip.AddrPort {
+	var peers []Peer
+	if g.cfg.Peers != nil {
+		peers = g.cfg.Peers()
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	at := map[netip.AddrPort]bool{}
+	for _, a := range g.seeds {
+		at[a] = true
+	}
+	for _, p := range peers {
+		if p.Addr.IsValid() {
+			at[p.Addr] = true
+		}
+	}
+	for _, m := range g.members {
+		if at[m.Addr] = true; m.dead.IsZero() {
+			delete(at, m.Addr)
+		}
+	}
+	delete(at, g.cfg.Advertise)
+	list := make([]netip.AddrPort, 0, len(at))
+	for a := range at {
+		list = append(list, a)
+	}
+	return list
+}
+
+// seek tries up to so many of the absent, until one answers.
+func (g *Gossip) seek(ctx context.Context, most int) {
+	at := g.absent()
+	rand.Shuffle(len(at), func(i, j int) { at[i], at[j] = at[j], at[i] })
+	for _, addr := range at[:min(most, len(at))] {
+		if ctx.Err() != nil || g.exchange(addr) == nil {
+			return
+		}
+	}
+}
+
+// moved exchanges the membership with somebody if the others hold another
+// address of ours, until they do not.
+func (g *Gossip) moved(ctx context.Context) bool {
+	g.mu.Lock()
+	displaced := g.displaced
+	g.displaced = false
+	var to netip.AddrPort
+	for _, m := range g.members { // in random order
+		if m.Name != g.cfg.Name && m.dead.IsZero() {
+			to = m.Addr
+			break
+		}
+	}
+	g.mu.Unlock()
+	if !displaced || !to.IsValid() || ctx.Err() != nil {
+		return false
+	}
+	_ = g.exchange(to) // tells us by a conflict if it is still so
+	return true
+}
