@@ -1,0 +1,337 @@
+package cli
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
+)
+
+func (s *session) getCommand() *cli.Command {
+	return &cli.Command{
+		Name:      "get",
+		Category:  groupSee,
+		Usage:     "list objects, or print one",
+		ArgsUsage: "KIND[,KIND…] [NAME…] | KIND/NAME…",
+		UsageText: `skein get pods                        those of the namespace; -A: of all
+skein get pods -l app=web -o wide     with node, address and more
+skein get pod web-1 -o yaml           one object, whole
+skein get po,deploy                   several kinds
+skein get pods -w                     and then every change`,
+		Description: "KIND is singular, plural or short: " + kindWords() + ".",
+		Flags:       listFlags(),
+		Action:      s.get,
+	}
+}
+
+func kindWords() string {
+	var words []string
+	for _, k := range kinds {
+		words = append(words, k.words[1]+" ("+k.words[2]+")")
+	}
+	return strings.Join(words, ", ")
+}
+
+func outputFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`FORMAT` wide, json, yaml or name"},
+		&cli.BoolFlag{Name: "no-headers", Usage: "rows alone"},
+		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, Usage: "names alone"},
+	}
+}
+
+func listFlags() []cli.Flag {
+	return append(outputFlags(),
+		&cli.BoolFlag{Name: "all-namespaces", Aliases: []string{"A"}, Usage: "of all namespaces"},
+		selectorFlag(),
+		&cli.StringFlag{Name: "field-selector", Usage: "those whose fields match `SELECTOR`: spec.nodeName=n1"},
+		&cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "and then every change, until Ctrl-C"},
+	)
+}
+
+var formats = map[string]skeinv1.Format{
+	"":     skeinv1.Format_FORMAT_UNSPECIFIED,
+	"wide": skeinv1.Format_FORMAT_WIDE,
+	"json": skeinv1.Format_FORMAT_JSON,
+	"yaml": skeinv1.Format_FORMAT_YAML,
+	"name": skeinv1.Format_FORMAT_NAME,
+}
+
+// listing is how a person wants to see objects.
+type listing struct {
+	session *session
+	format  skeinv1.Format
+	header  bool
+	quiet   bool
+	all     bool // namespaces
+	many    bool // kinds: rows say which
+}
+
+func (s *session) newListing(c *cli.Context) (*listing, error) {
+	format, ok := formats[c.String("output")]
+	if !ok {
+		return nil, usageError("", "there is no output format %q: want wide, json, yaml or name", c.String("output"))
+	}
+	l := &listing{session: s, format: format, header: !c.Bool("no-headers"), quiet: c.Bool("quiet"), all: c.Bool("all-namespaces")}
+	if l.quiet {
+		if c.IsSet("output") {
+			return nil, usageError("", "-q prints names alone; it does not go with -o")
+		}
+		l.header = false
+	}
+	return l, nil
+}
+
+func (l *listing) table() bool {
+	return l.format == skeinv1.Format_FORMAT_UNSPECIFIED || l.format == skeinv1.Format_FORMAT_WIDE
+}
+
+func (s *session) get(c *cli.Context) error {
+	if !c.Args().Present() {
+		return missing(c, "a kind")
+	}
+	cluster, err := s.connect(c)
+	if err != nil {
+		return err
+	}
+	requests, err := getRequests(c, cluster.namespace)
+	if err != nil {
+		return err
+	}
+	return s.list(c, cluster, requests)
+}
+
+// list answers requests, once or for as long as they are watched.
+func (s *session) list(c *cli.Context, cluster *cluster, requests []*skeinv1.GetRequest) error {
+	l, err := s.newListing(c)
+	if err != nil {
+		return err
+	}
+	for _, request := range requests {
+		request.Format = l.format
+		l.many = l.many || kindOf(request.GetKind()).name != kindOf(requests[0].GetKind()).name
+	}
+	if c.Bool("watch") {
+		if len(requests) > 1 {
+			return usageError("", "-w follows one kind, or one object")
+		}
+		return l.watch(c.Context, cluster, requests[0])
+	}
+	var answers []*skeinv1.GetResponse
+	var failures []error
+	for _, request := range requests {
+		answer, err := cluster.Get(c.Context, request)
+		if err != nil {
+			if len(requests) == 1 || passing(err) || c.Context.Err() != nil {
+				return err
+			}
+			failures = append(failures, err) // the others may be there
+			continue
+		}
+		answers = append(answers, answer)
+	}
+	if len(answers) > 0 {
+		s.warnStale(slices.MaxFunc(answers, func(a, b *skeinv1.GetResponse) int { return int(a.GetAgeMs() - b.GetAgeMs()) }).GetAgeMs())
+		if err := l.print(answers, requests); err != nil {
+			return err
+		}
+	}
+	return joinFailures(failures)
+}
+
+func getRequests(c *cli.Context, namespace string) ([]*skeinv1.GetRequest, error) {
+	args := c.Args().Slice()
+	if strings.Contains(args[0], ",") {
+		if len(args) > 1 {
+			return nil, usageError("write each as KIND/NAME", "names go with one kind")
+		}
+		var requests []*skeinv1.GetRequest
+		for word := range strings.SplitSeq(args[0], ",") {
+			if word == "" || strings.Contains(word, "/") {
+				return nil, usageError("usage: "+usageLine(c.Command), "%q: want KIND,KIND", args[0])
+			}
+			requests = append(requests, getRequest(c, &skeinv1.ObjectRef{Kind: word, Namespace: namespace}))
+		}
+		return requests, nil
+	}
+	refs, err := parseRefs(args, namespace)
+	if err != nil {
+		return nil, err
+	}
+	var requests []*skeinv1.GetRequest
+	for _, ref := range refs {
+		if ref.GetName() != "" && (c.Bool("all-namespaces") || c.String("selector") != "") {
+			return nil, usageError("", "a name goes neither with -A nor with a selector")
+		}
+		requests = append(requests, getRequest(c, ref))
+	}
+	return requests, nil
+}
+
+func getRequest(c *cli.Context, ref *skeinv1.ObjectRef) *skeinv1.GetRequest {
+	return &skeinv1.GetRequest{
+		Kind: ref.GetKind(), Namespace: ref.GetNamespace(), Name: ref.GetName(), AllNamespaces: c.Bool("all-namespaces"),
+		LabelSelector: c.String("selector"), FieldSelector: c.String("field-selector"),
+	}
+}
+
+// warnStale says how old an answer is that no leader gave.
+func (s *session) warnStale(ageMs int64) {
+	if ageMs > 0 {
+		d := time.Duration(ageMs) * time.Millisecond
+		text := age(d)
+		if d < time.Minute {
+			text = fmt.Sprintf("%.1fs", d.Seconds())
+		}
+		fmt.Fprintf(s.stderr, "warning: no leader; this answer is %s old\n", text)
+	}
+}
+
+func (l *listing) print(answers []*skeinv1.GetResponse, requests []*skeinv1.GetRequest) error {
+	if l.table() {
+		return l.printTables(answers, requests)
+	}
+	document, err := l.merge(answers)
+	if err != nil {
+		return err
+	}
+	_, err = l.session.stdout.Write(endLine(document))
+	return err
+}
+
+func endLine(document []byte) []byte {
+	if len(document) > 0 && document[len(document)-1] != '\n' {
+		return append(slices.Clone(document), '\n')
+	}
+	return document
+}
+
+// merge makes one document of several answers: one List of JSON, a stream of
+// YAML, lines of names.
+func (l *listing) merge(answers []*skeinv1.GetResponse) ([]byte, error) {
+	if len(answers) == 1 {
+		return answers[0].GetDocument(), nil
+	}
+	var documents [][]byte
+	for _, answer := range answers {
+		documents = append(documents, bytes.TrimRight(answer.GetDocument(), "\n"))
+	}
+	switch l.format {
+	case skeinv1.Format_FORMAT_JSON:
+		return mergeJSON(documents)
+	case skeinv1.Format_FORMAT_YAML:
+		return bytes.Join(documents, []byte("\n---\n")), nil
+	default:
+		documents = slices.DeleteFunc(documents, func(d []byte) bool { return len(d) == 0 })
+		return bytes.Join(documents, []byte("\n")), nil
+	}
+}
+
+func mergeJSON(documents [][]byte) ([]byte, error) {
+	list := struct {
+		APIVersion string            `json:"apiVersion"`
+		Kind       string            `json:"kind"`
+		Items      []json.RawMessage `json:"items"`
+	}{APIVersion: "v1", Kind: "List", Items: []json.RawMessage{}}
+	for _, document := range documents {
+		var one struct {
+			Kind  string            `json:"kind"`
+			Items []json.RawMessage `json:"items"`
+		}
+		if err := json.Unmarshal(document, &one); err != nil {
+			return nil, fmt.Errorf("read the answer: %w", err)
+		}
+		if one.Kind == "List" {
+			list.Items = append(list.Items, one.Items...)
+		} else {
+			list.Items = append(list.Items, document)
+		}
+	}
+	raw, err := json.Marshal(list)
+	if err != nil {
+		return nil, fmt.Errorf("encode the list: %w", err)
+	}
+	return indentJSON(raw)
+}
+
+// printTables draws a table per kind; answers about one kind share theirs.
+func (l *listing) printTables(answers []*skeinv1.GetResponse, requests []*skeinv1.GetRequest) error {
+	var shown int
+	for i := 0; i < len(answers); {
+		table := &skeinv1.Table{Columns: answers[i].GetTable().GetColumns()}
+		word := kindOf(requests[i].GetKind()).words[0]
+		for ; i < len(answers) && slices.Equal(answers[i].GetTable().GetColumns(), table.GetColumns()); i++ {
+			if l.many && kindOf(requests[i].GetKind()).words[0] != word {
+				break
+			}
+			table.Rows = append(table.Rows, answers[i].GetTable().GetRows()...)
+		}
+		if len(table.GetRows()) == 0 {
+			continue
+		}
+		if shown > 0 && !l.quiet {
+			fmt.Fprintln(l.session.stdout)
+		}
+		shown++
+		g := &grid{columns: table.GetColumns(), now: l.session.now}
+		if err := g.write(l.session.stdout, l.header, l.rows(g, table, word)); err != nil {
+			return err
+		}
+	}
+	if shown == 0 {
+		l.nothing(requests)
+	}
+	return nil
+}
+
+func (l *listing) rows(g *grid, table *skeinv1.Table, word string) [][]string {
+	var rows [][]string
+	for _, row := range table.GetRows() {
+		rows = append(rows, l.row(g, row, word))
+	}
+	return rows
+}
+
+func (l *listing) row(g *grid, row *skeinv1.TableRow, word string) []string {
+	if l.quiet {
+		name := strings.TrimPrefix(row.GetKey(), "/")
+		if !l.all {
+			name = path.Base(name)
+		}
+		return []string{clean(name)}
+	}
+	cells := g.cells(row)
+	if at := slices.Index(g.columns, "NAME"); l.many && at >= 0 && at < len(cells) {
+		cells[at] = word + "/" + cells[at]
+	}
+	return cells
+}
+
+func (l *listing) nothing(requests []*skeinv1.GetRequest) {
+	if l.quiet {
+		return
+	}
+	k := kindOf(requests[0].GetKind())
+	what := k.words[0]
+	if len(k.words) > 1 {
+		what = k.words[1]
+	}
+	if len(requests) > 1 {
+		what = "objects"
+	}
+	where := " in namespace " + requests[0].GetNamespace()
+	if l.all {
+		where = ""
+	}
+	if k.clusterOwn {
+		where = ""
+	}
+	fmt.Fprintf(l.session.stderr, "no %s%s\n", what, where)
+}
