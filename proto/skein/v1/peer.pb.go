@@ -482,6 +482,94 @@ func (x *FollowResponse) GetEpoch() string {
 	return ""
 }
 
+type LeaderRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaderRequest) Reset() {
+	*x = LeaderRequest{}
+	mi := &file_skein_v1_peer_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaderRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaderRequest) ProtoMessage() {}
+
+func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_peer_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
+func (*LeaderRequest) Descriptor() ([]byte, []int) {
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{6}
+}
+
+type LeaderResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Leader        string                 `protobuf:"bytes,1,opt,name=leader,proto3" json:"leader,omitempty"` // empty while there is none
+	Voters        []*Peer                `protobuf:"bytes,2,rep,name=voters,proto3" json:"voters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaderResponse) Reset() {
+	*x = LeaderResponse{}
+	mi := &file_skein_v1_peer_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaderResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaderResponse) ProtoMessage() {}
+
+func (x *LeaderResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_peer_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaderResponse.ProtoReflect.Descriptor instead.
+func (*LeaderResponse) Descriptor() ([]byte, []int) {
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *LeaderResponse) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
+}
+
+func (x *LeaderResponse) GetVoters() []*Peer {
+	if x != nil {
+		return x.Voters
+	}
+	return nil
+}
+
 type PodStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
@@ -495,7 +583,7 @@ type PodStatus struct {
 
 func (x *PodStatus) Reset() {
 	*x = PodStatus{}
-	mi := &file_skein_v1_peer_proto_msgTypes[6]
+	mi := &file_skein_v1_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -507,7 +595,7 @@ func (x *PodStatus) String() string {
 func (*PodStatus) ProtoMessage() {}
 
 func (x *PodStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[6]
+	mi := &file_skein_v1_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -520,7 +608,7 @@ func (x *PodStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStatus.ProtoReflect.Descriptor instead.
 func (*PodStatus) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PodStatus) GetNamespace() string {
@@ -570,7 +658,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[7]
+	mi := &file_skein_v1_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -582,7 +670,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[7]
+	mi := &file_skein_v1_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -595,7 +683,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ReportRequest) GetPods() []*PodStatus {
@@ -634,7 +722,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[8]
+	mi := &file_skein_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -646,7 +734,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[8]
+	mi := &file_skein_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -659,7 +747,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 type SuspectRequest struct {
@@ -675,7 +763,7 @@ type SuspectRequest struct {
 
 func (x *SuspectRequest) Reset() {
 	*x = SuspectRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[9]
+	mi := &file_skein_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +775,7 @@ func (x *SuspectRequest) String() string {
 func (*SuspectRequest) ProtoMessage() {}
 
 func (x *SuspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[9]
+	mi := &file_skein_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +788,7 @@ func (x *SuspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectRequest.ProtoReflect.Descriptor instead.
 func (*SuspectRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SuspectRequest) GetNode() string {
@@ -746,7 +834,7 @@ type SuspectResponse struct {
 
 func (x *SuspectResponse) Reset() {
 	*x = SuspectResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[10]
+	mi := &file_skein_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +846,7 @@ func (x *SuspectResponse) String() string {
 func (*SuspectResponse) ProtoMessage() {}
 
 func (x *SuspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[10]
+	mi := &file_skein_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +859,7 @@ func (x *SuspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectResponse.ProtoReflect.Descriptor instead.
 func (*SuspectResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 type ProbeRequest struct {
@@ -785,7 +873,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[11]
+	mi := &file_skein_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -797,7 +885,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[11]
+	mi := &file_skein_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -810,7 +898,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ProbeRequest) GetNode() string {
@@ -843,7 +931,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[12]
+	mi := &file_skein_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -855,7 +943,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[12]
+	mi := &file_skein_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -868,7 +956,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ProbeResponse) GetResult() ProbeResult {
@@ -887,7 +975,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[13]
+	mi := &file_skein_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -899,7 +987,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[13]
+	mi := &file_skein_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -912,7 +1000,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RenewRequest) GetPublicKey() []byte {
@@ -931,7 +1019,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[14]
+	mi := &file_skein_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -943,7 +1031,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[14]
+	mi := &file_skein_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -956,7 +1044,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RenewResponse) GetCertificate() []byte {
@@ -975,7 +1063,7 @@ type PrepareRequest struct {
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[15]
+	mi := &file_skein_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1075,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[15]
+	mi := &file_skein_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1088,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PrepareRequest) GetSealingKey() []byte {
@@ -1018,7 +1106,7 @@ type PrepareResponse struct {
 
 func (x *PrepareResponse) Reset() {
 	*x = PrepareResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[16]
+	mi := &file_skein_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1030,7 +1118,7 @@ func (x *PrepareResponse) String() string {
 func (*PrepareResponse) ProtoMessage() {}
 
 func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[16]
+	mi := &file_skein_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1043,7 +1131,7 @@ func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
 func (*PrepareResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{16}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 type PodLogsRequest struct {
@@ -1062,7 +1150,7 @@ type PodLogsRequest struct {
 
 func (x *PodLogsRequest) Reset() {
 	*x = PodLogsRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[17]
+	mi := &file_skein_v1_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1074,7 +1162,7 @@ func (x *PodLogsRequest) String() string {
 func (*PodLogsRequest) ProtoMessage() {}
 
 func (x *PodLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[17]
+	mi := &file_skein_v1_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1087,7 +1175,7 @@ func (x *PodLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodLogsRequest.ProtoReflect.Descriptor instead.
 func (*PodLogsRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{17}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PodLogsRequest) GetNamespace() string {
@@ -1156,7 +1244,7 @@ type BlobRequest struct {
 
 func (x *BlobRequest) Reset() {
 	*x = BlobRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[18]
+	mi := &file_skein_v1_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1168,7 +1256,7 @@ func (x *BlobRequest) String() string {
 func (*BlobRequest) ProtoMessage() {}
 
 func (x *BlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[18]
+	mi := &file_skein_v1_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1181,7 +1269,7 @@ func (x *BlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlobRequest.ProtoReflect.Descriptor instead.
 func (*BlobRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{18}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *BlobRequest) GetDigest() string {
@@ -1208,7 +1296,7 @@ type BlobResponse struct {
 
 func (x *BlobResponse) Reset() {
 	*x = BlobResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[19]
+	mi := &file_skein_v1_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1220,7 +1308,7 @@ func (x *BlobResponse) String() string {
 func (*BlobResponse) ProtoMessage() {}
 
 func (x *BlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[19]
+	mi := &file_skein_v1_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1233,7 +1321,7 @@ func (x *BlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlobResponse.ProtoReflect.Descriptor instead.
 func (*BlobResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{19}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *BlobResponse) GetChunk() []byte {
@@ -1287,7 +1375,11 @@ const file_skein_v1_peer_proto_rawDesc = "" +
 	"\x04more\x18\x03 \x01(\bR\x04more\x12\"\n" +
 	"\x04puts\x18\x04 \x03(\v2\x0e.log.v1.ObjectR\x04puts\x12%\n" +
 	"\adeletes\x18\x05 \x03(\v2\v.log.v1.KeyR\adeletes\x12\x14\n" +
-	"\x05epoch\x18\x06 \x01(\tR\x05epoch\"{\n" +
+	"\x05epoch\x18\x06 \x01(\tR\x05epoch\"\x0f\n" +
+	"\rLeaderRequest\"P\n" +
+	"\x0eLeaderResponse\x12\x16\n" +
+	"\x06leader\x18\x01 \x01(\tR\x06leader\x12&\n" +
+	"\x06voters\x18\x02 \x03(\v2\x0e.skein.v1.PeerR\x06voters\"{\n" +
 	"\tPodStatus\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
@@ -1344,9 +1436,10 @@ const file_skein_v1_peer_proto_rawDesc = "" +
 	"\x18PROBE_RESULT_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12PROBE_RESULT_ALIVE\x10\x01\x12\x1b\n" +
 	"\x17PROBE_RESULT_AGENT_GONE\x10\x02\x12\x17\n" +
-	"\x13PROBE_RESULT_SILENT\x10\x032\xb9\x05\n" +
+	"\x13PROBE_RESULT_SILENT\x10\x032\xf6\x05\n" +
 	"\vPeerService\x12=\n" +
 	"\x06Follow\x12\x17.skein.v1.FollowRequest\x1a\x18.skein.v1.FollowResponse0\x01\x12;\n" +
+	"\x06Leader\x12\x17.skein.v1.LeaderRequest\x1a\x18.skein.v1.LeaderResponse\x12;\n" +
 	"\x06Report\x12\x17.skein.v1.ReportRequest\x1a\x18.skein.v1.ReportResponse\x12>\n" +
 	"\aSuspect\x12\x18.skein.v1.SuspectRequest\x1a\x19.skein.v1.SuspectResponse\x128\n" +
 	"\x05Probe\x12\x16.skein.v1.ProbeRequest\x1a\x17.skein.v1.ProbeResponse\x127\n" +
@@ -1375,7 +1468,7 @@ func file_skein_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_skein_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_skein_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_skein_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_skein_v1_peer_proto_goTypes = []any{
 	(ProbeResult)(0),            // 0: skein.v1.ProbeResult
 	(*JoinRequest)(nil),         // 1: skein.v1.JoinRequest
@@ -1384,64 +1477,69 @@ var file_skein_v1_peer_proto_goTypes = []any{
 	(*Selector)(nil),            // 4: skein.v1.Selector
 	(*FollowRequest)(nil),       // 5: skein.v1.FollowRequest
 	(*FollowResponse)(nil),      // 6: skein.v1.FollowResponse
-	(*PodStatus)(nil),           // 7: skein.v1.PodStatus
-	(*ReportRequest)(nil),       // 8: skein.v1.ReportRequest
-	(*ReportResponse)(nil),      // 9: skein.v1.ReportResponse
-	(*SuspectRequest)(nil),      // 10: skein.v1.SuspectRequest
-	(*SuspectResponse)(nil),     // 11: skein.v1.SuspectResponse
-	(*ProbeRequest)(nil),        // 12: skein.v1.ProbeRequest
-	(*ProbeResponse)(nil),       // 13: skein.v1.ProbeResponse
-	(*RenewRequest)(nil),        // 14: skein.v1.RenewRequest
-	(*RenewResponse)(nil),       // 15: skein.v1.RenewResponse
-	(*PrepareRequest)(nil),      // 16: skein.v1.PrepareRequest
-	(*PrepareResponse)(nil),     // 17: skein.v1.PrepareResponse
-	(*PodLogsRequest)(nil),      // 18: skein.v1.PodLogsRequest
-	(*BlobRequest)(nil),         // 19: skein.v1.BlobRequest
-	(*BlobResponse)(nil),        // 20: skein.v1.BlobResponse
-	(*v1.Object)(nil),           // 21: log.v1.Object
-	(*v1.Key)(nil),              // 22: log.v1.Key
-	(*ExecRequest)(nil),         // 23: skein.v1.ExecRequest
-	(*ImportImageRequest)(nil),  // 24: skein.v1.ImportImageRequest
-	(*LogsResponse)(nil),        // 25: skein.v1.LogsResponse
-	(*ExecResponse)(nil),        // 26: skein.v1.ExecResponse
-	(*ImportImageResponse)(nil), // 27: skein.v1.ImportImageResponse
+	(*LeaderRequest)(nil),       // 7: skein.v1.LeaderRequest
+	(*LeaderResponse)(nil),      // 8: skein.v1.LeaderResponse
+	(*PodStatus)(nil),           // 9: skein.v1.PodStatus
+	(*ReportRequest)(nil),       // 10: skein.v1.ReportRequest
+	(*ReportResponse)(nil),      // 11: skein.v1.ReportResponse
+	(*SuspectRequest)(nil),      // 12: skein.v1.SuspectRequest
+	(*SuspectResponse)(nil),     // 13: skein.v1.SuspectResponse
+	(*ProbeRequest)(nil),        // 14: skein.v1.ProbeRequest
+	(*ProbeResponse)(nil),       // 15: skein.v1.ProbeResponse
+	(*RenewRequest)(nil),        // 16: skein.v1.RenewRequest
+	(*RenewResponse)(nil),       // 17: skein.v1.RenewResponse
+	(*PrepareRequest)(nil),      // 18: skein.v1.PrepareRequest
+	(*PrepareResponse)(nil),     // 19: skein.v1.PrepareResponse
+	(*PodLogsRequest)(nil),      // 20: skein.v1.PodLogsRequest
+	(*BlobRequest)(nil),         // 21: skein.v1.BlobRequest
+	(*BlobResponse)(nil),        // 22: skein.v1.BlobResponse
+	(*v1.Object)(nil),           // 23: log.v1.Object
+	(*v1.Key)(nil),              // 24: log.v1.Key
+	(*ExecRequest)(nil),         // 25: skein.v1.ExecRequest
+	(*ImportImageRequest)(nil),  // 26: skein.v1.ImportImageRequest
+	(*LogsResponse)(nil),        // 27: skein.v1.LogsResponse
+	(*ExecResponse)(nil),        // 28: skein.v1.ExecResponse
+	(*ImportImageResponse)(nil), // 29: skein.v1.ImportImageResponse
 }
 var file_skein_v1_peer_proto_depIdxs = []int32{
 	3,  // 0: skein.v1.JoinResponse.peers:type_name -> skein.v1.Peer
 	4,  // 1: skein.v1.FollowRequest.selectors:type_name -> skein.v1.Selector
-	21, // 2: skein.v1.FollowResponse.puts:type_name -> log.v1.Object
-	22, // 3: skein.v1.FollowResponse.deletes:type_name -> log.v1.Key
-	7,  // 4: skein.v1.ReportRequest.pods:type_name -> skein.v1.PodStatus
-	0,  // 5: skein.v1.ProbeResponse.result:type_name -> skein.v1.ProbeResult
-	5,  // 6: skein.v1.PeerService.Follow:input_type -> skein.v1.FollowRequest
-	8,  // 7: skein.v1.PeerService.Report:input_type -> skein.v1.ReportRequest
-	10, // 8: skein.v1.PeerService.Suspect:input_type -> skein.v1.SuspectRequest
-	12, // 9: skein.v1.PeerService.Probe:input_type -> skein.v1.ProbeRequest
-	1,  // 10: skein.v1.PeerService.Enroll:input_type -> skein.v1.JoinRequest
-	14, // 11: skein.v1.PeerService.Renew:input_type -> skein.v1.RenewRequest
-	16, // 12: skein.v1.PeerService.Prepare:input_type -> skein.v1.PrepareRequest
-	18, // 13: skein.v1.PeerService.PodLogs:input_type -> skein.v1.PodLogsRequest
-	23, // 14: skein.v1.PeerService.PodExec:input_type -> skein.v1.ExecRequest
-	19, // 15: skein.v1.PeerService.Blob:input_type -> skein.v1.BlobRequest
-	24, // 16: skein.v1.PeerService.PeerImport:input_type -> skein.v1.ImportImageRequest
-	1,  // 17: skein.v1.JoinService.Join:input_type -> skein.v1.JoinRequest
-	6,  // 18: skein.v1.PeerService.Follow:output_type -> skein.v1.FollowResponse
-	9,  // 19: skein.v1.PeerService.Report:output_type -> skein.v1.ReportResponse
-	11, // 20: skein.v1.PeerService.Suspect:output_type -> skein.v1.SuspectResponse
-	13, // 21: skein.v1.PeerService.Probe:output_type -> skein.v1.ProbeResponse
-	2,  // 22: skein.v1.PeerService.Enroll:output_type -> skein.v1.JoinResponse
-	15, // 23: skein.v1.PeerService.Renew:output_type -> skein.v1.RenewResponse
-	17, // 24: skein.v1.PeerService.Prepare:output_type -> skein.v1.PrepareResponse
-	25, // 25: skein.v1.PeerService.PodLogs:output_type -> skein.v1.LogsResponse
-	26, // 26: skein.v1.PeerService.PodExec:output_type -> skein.v1.ExecResponse
-	20, // 27: skein.v1.PeerService.Blob:output_type -> skein.v1.BlobResponse
-	27, // 28: skein.v1.PeerService.PeerImport:output_type -> skein.v1.ImportImageResponse
-	2,  // 29: skein.v1.JoinService.Join:output_type -> skein.v1.JoinResponse
-	18, // [18:30] is the sub-list for method output_type
-	6,  // [6:18] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	23, // 2: skein.v1.FollowResponse.puts:type_name -> log.v1.Object
+	24, // 3: skein.v1.FollowResponse.deletes:type_name -> log.v1.Key
+	3,  // 4: skein.v1.LeaderResponse.voters:type_name -> skein.v1.Peer
+	9,  // 5: skein.v1.ReportRequest.pods:type_name -> skein.v1.PodStatus
+	0,  // 6: skein.v1.ProbeResponse.result:type_name -> skein.v1.ProbeResult
+	5,  // 7: skein.v1.PeerService.Follow:input_type -> skein.v1.FollowRequest
+	7,  // 8: skein.v1.PeerService.Leader:input_type -> skein.v1.LeaderRequest
+	10, // 9: skein.v1.PeerService.Report:input_type -> skein.v1.ReportRequest
+	12, // 10: skein.v1.PeerService.Suspect:input_type -> skein.v1.SuspectRequest
+	14, // 11: skein.v1.PeerService.Probe:input_type -> skein.v1.ProbeRequest
+	1,  // 12: skein.v1.PeerService.Enroll:input_type -> skein.v1.JoinRequest
+	16, // 13: skein.v1.PeerService.Renew:input_type -> skein.v1.RenewRequest
+	18, // 14: skein.v1.PeerService.Prepare:input_type -> skein.v1.PrepareRequest
+	20, // 15: skein.v1.PeerService.PodLogs:input_type -> skein.v1.PodLogsRequest
+	25, // 16: skein.v1.PeerService.PodExec:input_type -> skein.v1.ExecRequest
+	21, // 17: skein.v1.PeerService.Blob:input_type -> skein.v1.BlobRequest
+	26, // 18: skein.v1.PeerService.PeerImport:input_type -> skein.v1.ImportImageRequest
+	1,  // 19: skein.v1.JoinService.Join:input_type -> skein.v1.JoinRequest
+	6,  // 20: skein.v1.PeerService.Follow:output_type -> skein.v1.FollowResponse
+	8,  // 21: skein.v1.PeerService.Leader:output_type -> skein.v1.LeaderResponse
+	11, // 22: skein.v1.PeerService.Report:output_type -> skein.v1.ReportResponse
+	13, // 23: skein.v1.PeerService.Suspect:output_type -> skein.v1.SuspectResponse
+	15, // 24: skein.v1.PeerService.Probe:output_type -> skein.v1.ProbeResponse
+	2,  // 25: skein.v1.PeerService.Enroll:output_type -> skein.v1.JoinResponse
+	17, // 26: skein.v1.PeerService.Renew:output_type -> skein.v1.RenewResponse
+	19, // 27: skein.v1.PeerService.Prepare:output_type -> skein.v1.PrepareResponse
+	27, // 28: skein.v1.PeerService.PodLogs:output_type -> skein.v1.LogsResponse
+	28, // 29: skein.v1.PeerService.PodExec:output_type -> skein.v1.ExecResponse
+	22, // 30: skein.v1.PeerService.Blob:output_type -> skein.v1.BlobResponse
+	29, // 31: skein.v1.PeerService.PeerImport:output_type -> skein.v1.ImportImageResponse
+	2,  // 32: skein.v1.JoinService.Join:output_type -> skein.v1.JoinResponse
+	20, // [20:33] is the sub-list for method output_type
+	7,  // [7:20] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_skein_v1_peer_proto_init() }
@@ -1456,7 +1554,7 @@ func file_skein_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skein_v1_peer_proto_rawDesc), len(file_skein_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -28,6 +28,8 @@ const (
 const (
 	// PeerServiceFollowProcedure is the procedure name of the PeerService's Follow RPC.
 	PeerServiceFollowProcedure = "/skein.v1.PeerService/Follow"
+	// PeerServiceLeaderProcedure is the procedure name of the PeerService's Leader RPC.
+	PeerServiceLeaderProcedure = "/skein.v1.PeerService/Leader"
 	// PeerServiceReportProcedure is the procedure name of the PeerService's Report RPC.
 	PeerServiceReportProcedure = "/skein.v1.PeerService/Report"
 	// PeerServiceSuspectProcedure is the procedure name of the PeerService's Suspect RPC.
@@ -58,6 +60,13 @@ var (
 			StreamType: connect.StreamTypeServer,
 			Schema:     v1.File_skein_v1_peer_proto.Services().ByName("PeerService").Methods().ByName("Follow"),
 			Procedure:  PeerServiceFollowProcedure,
+		}
+	})
+	peerServiceLeaderSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_skein_v1_peer_proto.Services().ByName("PeerService").Methods().ByName("Leader"),
+			Procedure:  PeerServiceLeaderProcedure,
 		}
 	})
 	peerServiceReportSpec = sync.OnceValue(func() connect.Spec {
@@ -137,6 +146,8 @@ type PeerServiceClient interface {
 	// Follow streams the objects of a selector: a consistent snapshot, or what
 	// changed since an index, then every change.
 	Follow(context.Context, *v1.FollowRequest) (PeerServiceFollowClientStream, error)
+	// Leader tells who leads, to a node that takes no part in raft itself.
+	Leader(context.Context, *v1.LeaderRequest) (*v1.LeaderResponse, error)
 	// Report brings the leader what a node says of itself and of its own Pods.
 	Report(context.Context, *v1.ReportRequest) (*v1.ReportResponse, error)
 	// Suspect tells the leader that the caller misses the beats of a node.
@@ -294,6 +305,8 @@ type PeerServiceHandler interface {
 	// Follow streams the objects of a selector: a consistent snapshot, or what
 	// changed since an index, then every change.
 	Follow(context.Context, *v1.FollowRequest, PeerServiceFollowServerStream) error
+	// Leader tells who leads, to a node that takes no part in raft itself.
+	Leader(context.Context, *v1.LeaderRequest) (*v1.LeaderResponse, error)
 	// Report brings the leader what a node says of itself and of its own Pods.
 	Report(context.Context, *v1.ReportRequest) (*v1.ReportResponse, error)
 	// Suspect tells the leader that the caller misses the beats of a node.
@@ -320,6 +333,7 @@ func RegisterPeerServiceHandler(server *connect.Server, svc PeerServiceHandler) 
 	adapter := peerServiceHandler{svc: svc}
 	server.Register(
 		connect.Method{Spec: peerServiceFollowSpec(), Handler: adapter.follow},
+		connect.Method{Spec: peerServiceLeaderSpec(), Handler: adapter.leader},
 		connect.Method{Spec: peerServiceReportSpec(), Handler: adapter.report},
 		connect.Method{Spec: peerServiceSuspectSpec(), Handler: adapter.suspect},
 		connect.Method{Spec: peerServiceProbeSpec(), Handler: adapter.probe},
@@ -423,6 +437,10 @@ func (UnimplementedPeerServiceHandler) Follow(context.Context, *v1.FollowRequest
 	return connect.NewError(connect.CodeUnimplemented, "skein.v1.PeerService.Follow is not implemented")
 }
 
+func (UnimplementedPeerServiceHandler) Leader(context.Context, *v1.LeaderRequest) (*v1.LeaderResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.PeerService.Leader is not implemented")
+}
+
 func (UnimplementedPeerServiceHandler) Report(context.Context, *v1.ReportRequest) (*v1.ReportResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.PeerService.Report is not implemented")
 }
@@ -473,6 +491,14 @@ func (c *peerServiceClient) Follow(ctx context.Context, req *v1.FollowRequest) (
 		return PeerServiceFollowClientStream{}, err
 	}
 	return PeerServiceFollowClientStream{stream: stream}, nil
+}
+
+func (c *peerServiceClient) Leader(ctx context.Context, req *v1.LeaderRequest) (*v1.LeaderResponse, error) {
+	var res v1.LeaderResponse
+	if err := c.client.CallUnary(ctx, peerServiceLeaderSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
 }
 
 func (c *peerServiceClient) Report(ctx context.Context, req *v1.ReportRequest) (*v1.ReportResponse, error) {
@@ -563,6 +589,18 @@ func (h peerServiceHandler) follow(ctx context.Context, _ connect.Spec, stream c
 		return err
 	}
 	return h.svc.Follow(ctx, &req, PeerServiceFollowServerStream{stream: stream})
+}
+
+func (h peerServiceHandler) leader(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.LeaderRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Leader(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
 }
 
 func (h peerServiceHandler) report(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
