@@ -119,11 +119,12 @@ func KindNamed(name string) (Kind, bool) {
 }
 
 // Lookup finds the kind that a person means by a word: singular, plural or
-// short, in any case. Internal kinds are not found.
+// short, in any case, with its group or without ("deployments.apps"). Internal
+// kinds are not found.
 func Lookup(word string) (Kind, bool) {
-	word = strings.ToLower(word)
+	word, group, _ := strings.Cut(strings.ToLower(word), ".")
 	for _, k := range kinds {
-		if word != "" && !k.Internal && (word == k.Singular || word == k.Plural || word == k.Short) {
+		if word != "" && !k.Internal && strings.HasPrefix(k.APIVersion, group) && (word == k.Singular || word == k.Plural || word == k.Short) {
 			return *k, true
 		}
 	}

@@ -5,7 +5,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// A Revision is one version of a Deployment's template. Its spec never changes.
+// A Revision is one version of a Deployment's template, which never changes.
 // It owns the Pods that were made from it.
 type Revision struct {
 	metav1.TypeMeta   `json:",inline"`
@@ -39,11 +39,10 @@ type Image struct {
 
 // ImageSpec says what a reference stands for in this cluster.
 type ImageSpec struct {
-	Reference string   `json:"reference"` // "skein/demo:v1"
-	Digest    string   `json:"digest"`    // of the manifest or index, "sha256:…"
-	MediaType string   `json:"mediaType,omitempty"`
-	Size      int64    `json:"size,omitempty"`  // bytes of all its blobs
-	Nodes     []string `json:"nodes,omitempty"` // where it was imported
+	Reference string `json:"reference"` // "skein/demo:v1"
+	Digest    string `json:"digest"`    // of the manifest or index, "sha256:…"
+	MediaType string `json:"mediaType,omitempty"`
+	Size      int64  `json:"size,omitempty"` // bytes of all its blobs
 }
 
 // A Token admits machines or people. The secret itself is shown once and never

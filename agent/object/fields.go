@@ -1,0 +1,157 @@
+package object
+
+// These lists say of every field of every kind that people may write whether it
+// is supported. They are kept by hand: TestEveryField walks Kubernetes' types
+// and fails for a field that is missing here, or that Kubernetes does not have.
+// docs/kubernetes.md is made from them.
+
+var metadataRules = []rule{
+	takes("name", "namespace", "labels", "annotations"),
+	sets(
+		"uid", "resourceVersion", "generation", "creationTimestamp", "deletionTimestamp",
+		"deletionGracePeriodSeconds", "ownerReferences", "managedFields", "selfLink",
+	),
+	refuses("give the object a name, or let a Deployment name its Pods", "generateName"),
+	later("deletion waits for nobody but the Pod's own containers", "finalizers"),
+}
+
+var templateMetadataRules = []rule{
+	takes("labels", "annotations"),
+	sets("creationTimestamp", "name"), // Pods are named after their Revision, whatever this says
+	refuses("Pods are in the namespace of their Deployment", "namespace"),
+	refuses(
+		"a template takes labels and annotations; the rest is set on each Pod",
+		"generateName", "uid", "resourceVersion", "generation", "deletionTimestamp", "deletionGracePeriodSeconds",
+		"ownerReferences", "managedFields", "selfLink", "finalizers",
+	),
+}
+
+var deploymentRules = []rule{
+	takes(
+		"spec.replicas", "spec.revisionHistoryLimit", "spec.minReadySeconds", "spec.paused",
+		"spec.progressDeadlineSeconds", "spec.strategy.type",
+		"spec.strategy.rollingUpdate.maxSurge", "spec.strategy.rollingUpdate.maxUnavailable",
+		"spec.selector.matchLabels", "spec.selector.matchExpressions.key",
+		"spec.selector.matchExpressions.operator", "spec.selector.matchExpressions.values",
+	),
+	sets("status"),
+}
+
+var nodeRules = []rule{
+	takes("spec.unschedulable"),
+	sets("status", "spec.podCIDR", "spec.podCIDRs", "spec.providerID"),
+	later("\"skein node cordon\" keeps new Pods away; labels and nodeSelector choose nodes", "spec.taints"),
+	refuses("Pods do not preempt each other", "spec.podPreemptionPolicy"),
+	refuses("Kubernetes itself has given it up", "spec.externalID", "spec.configSource"),
+}
+
+const (
+	hintFiles   = "until then put files into the image, and values into env"
+	hintSpread  = "Pods of one Deployment are spread over zones and nodes by themselves; nodeSelector chooses nodes"
+	hintNet     = "hostNetwork gives the Pod its node's network"
+	hintOwnUser = "set runAsUser, runAsGroup and supplementalGroups"
+	hintNoAPI   = "Pods have no access to the cluster's API: remove it"
+	hintRequest = "set requests and limits of each container"
+)
+
+// podRules are those of a Pod's spec, also in a template.
+var podRules = append([]rule{
+	takes(
+		"restartPolicy", "terminationGracePeriodSeconds", "nodeSelector", "nodeName", "hostNetwork", "hostname",
+		"securityContext.runAsUser", "securityContext.runAsGroup", "securityContext.runAsNonRoot",
+		"securityContext.supplementalGroups", "securityContext.seccompProfile.type",
+	),
+	later(hintFiles, "volumes"),
+	later("until then prepare in the container's own command", "initContainers"),
+	refuses("\"skein exec\" runs a program in a running container", "ephemeralContainers"),
+	later("until then let the program end itself, for example by timeout(1)", "activeDeadlineSeconds"),
+	only("dnsPolicy", []string{"ClusterFirst"}, "the cluster's names come with its network"),
+	later(hintNet, "dnsConfig", "hostAliases", "subdomain"),
+	only("setHostnameAsFQDN", []string{"false"}, "hostname sets the host name"),
+	refuses("hostname sets the host name", "hostnameOverride"),
+	only("serviceAccountName", []string{"default"}, hintNoAPI),
+	only("serviceAccount", []string{"default"}, hintNoAPI),
+	only("automountServiceAccountToken", []string{"false"}, hintNoAPI),
+	only("enableServiceLinks", []string{"false"}, "Services come later, and are found by name"),
+	only("hostPID", []string{"false"}, "containers see their own processes only"),
+	only("hostIPC", []string{"false"}, "the containers of a Pod share IPC with each other only"),
+	only("hostUsers", []string{"true"}, "user namespaces come later; set runAsUser"),
+	only("shareProcessNamespace", []string{"false"}, "until then let containers of a Pod meet over its network"),
+	later("until then \"skein image import\" loads images without a registry", "imagePullSecrets"),
+	later(hintSpread, "affinity", "topologySpreadConstraints"),
+	later("nodes have no taints yet, so it would do nothing: remove it", "tolerations"),
+	only("schedulerName", []string{"default-scheduler"}, "there is one scheduler, inside the leader"),
+	only("priority", []string{"0"}, "all Pods are equal"),
+	later("all Pods are equal until then", "priorityClassName"),
+	only("preemptionPolicy", []string{"PreemptLowerPriority", "Never"}, "all Pods are equal"),
+	later("until then hold back the Deployment by replicas: 0", "schedulingGates"),
+	later("use a readinessProbe", "readinessGates"),
+	refuses("containers run under runc", "runtimeClassName", "overhead"),
+	only("os.name", []string{"linux"}, "containers run on Linux"),
+	later(hintRequest, "resources.limits", "resources.requests"),
+	refuses(hintRequest, "resources.claims"),
+	refuses("devices are not handed out", "resourceClaims"),
+	refuses("Pods are placed one by one", "schedulingGroup"),
+	refuses("nothing is asked before a Pod is moved", "evictionResponders"),
+	later(hintOwnUser, "securityContext.fsGroup", "securityContext.sysctls"),
+	only("securityContext.fsGroupChangePolicy", []string{"Always"}, hintOwnUser),
+	only("securityContext.supplementalGroupsPolicy", []string{"Merge"}, hintOwnUser),
+	later("set the type to RuntimeDefault", "securityContext.seccompProfile.localhostProfile"),
+	later("seccompProfile and capabilities confine the container", "securityContext.appArmorProfile.type", "securityContext.appArmorProfile.localhostProfile"),
+	refuses("seccompProfile and capabilities confine the container", "securityContext.seLinuxOptions", "securityContext.seLinuxChangePolicy"),
+	refuses("containers run on Linux", "securityContext.windowsOptions"),
+}, within("containers", containerRules)...)
+
+// containerRules are those of one container.
+var containerRules = append([]rule{
+	takes(
+		"name", "image", "command", "args", "workingDir", "imagePullPolicy",
+		"ports.name", "ports.containerPort", "ports.protocol",
+		"env.name", "env.value", "env.valueFrom.fieldRef.fieldPath", "env.valueFrom.fieldRef.apiVersion",
+		"resources.limits.cpu", "resources.limits.memory", "resources.requests.cpu", "resources.requests.memory",
+		"securityContext.runAsUser", "securityContext.runAsGroup", "securityContext.runAsNonRoot",
+		"securityContext.readOnlyRootFilesystem", "securityContext.allowPrivilegeEscalation",
+		"securityContext.capabilities.add", "securityContext.capabilities.drop", "securityContext.seccompProfile.type",
+	),
+	only("ports.hostPort", []string{"0"}, hintNet),
+	later(hintNet, "ports.hostIP"),
+	later(hintFiles, "envFrom", "env.valueFrom.configMapKeyRef", "env.valueFrom.secretKeyRef", "volumeMounts"),
+	later("until then write the value down", "env.valueFrom.resourceFieldRef"),
+	refuses("read the file in the container's command", "env.valueFrom.fileKeyRef"),
+	refuses("block devices are not handed out", "volumeDevices"),
+	later("limit cpu and memory", "resources.limits.ephemeral-storage", "resources.requests.ephemeral-storage"),
+	refuses("cpu and memory are what can be asked for", "resources.limits.*", "resources.requests.*"),
+	refuses("devices are not handed out", "resources.claims"),
+	refuses("changed resources make a new Revision", "resizePolicy"),
+	later("until then the Pod's restartPolicy is that of its containers", "restartPolicy", "restartPolicyRules"),
+	later("until then catch SIGTERM, and prepare in the container's own command", "lifecycle"),
+	only("terminationMessagePath", []string{"/dev/termination-log"}, "the last lines of output are kept"),
+	only("terminationMessagePolicy", []string{"File"}, "the last lines of output are kept"),
+	only("stdin", []string{"false"}, "\"skein exec -it\" opens a terminal in a running container"),
+	only("stdinOnce", []string{"false"}, "\"skein exec -it\" opens a terminal in a running container"),
+	only("tty", []string{"false"}, "\"skein exec -it\" opens a terminal in a running container"),
+	only("securityContext.privileged", []string{"false"}, "add the capabilities that are needed"),
+	only("securityContext.procMount", []string{"Default"}, "parts of /proc stay masked"),
+	later("set the type to RuntimeDefault", "securityContext.seccompProfile.localhostProfile"),
+	later("seccompProfile and capabilities confine the container", "securityContext.appArmorProfile.type", "securityContext.appArmorProfile.localhostProfile"),
+	refuses("seccompProfile and capabilities confine the container", "securityContext.seLinuxOptions"),
+	refuses("containers run on Linux", "securityContext.windowsOptions"),
+}, probeRules("startupProbe", "readinessProbe", "livenessProbe")...)
+
+func probeRules(names ...string) []rule {
+	var out []rule
+	for _, name := range names {
+		out = append(out, within(name, []rule{
+			takes(
+				"exec.command", "httpGet.path", "httpGet.port", "httpGet.scheme", "httpGet.httpHeaders.name",
+				"httpGet.httpHeaders.value", "tcpSocket.port", "grpc.port", "grpc.service",
+				"initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold",
+			),
+			refuses("a probe asks its own Pod; to look elsewhere use exec", "httpGet.host", "tcpSocket.host"),
+			only("httpGet.protocol", []string{"HTTP1"}, "use tcpSocket or exec"),
+			only("grpc.mode", []string{"Plaintext"}, "use tcpSocket or exec"),
+			later("the Pod's own terminationGracePeriodSeconds counts", "terminationGracePeriodSeconds"),
+		})...)
+	}
+	return out
+}

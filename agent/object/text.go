@@ -1,0 +1,314 @@
+package object
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// A chunk is the text of one document.
+type chunk struct {
+	line int // of its first line in the file, from 0
+	data []byte
+}
+
+// split cuts a YAML file at its "---" and "..." lines. Neither can be part of a
+// value: at the start of a line they always end the document.
+func split(data []byte) []chunk {
+	var out []chunk
+	start, startLine, line := 0, 0, 0
+	end := func(at int) {
+		if c := (chunk{line: startLine, data: data[start:at]}); !blank(c.data) {
+			out = append(out, c)
+		}
+	}
+	for at := 0; at < len(data); line++ {
+		next := len(data)
+		if n := bytes.IndexByte(data[at:], '\n'); n >= 0 {
+			next = at + n + 1
+		}
+		if marks(data[at:next]) {
+			end(at)
+			start, startLine = at+3, line // what follows on the same line belongs to the next one
+		}
+		at = next
+	}
+	end(len(data))
+	return out
+}
+
+func marks(line []byte) bool {
+	return (bytes.HasPrefix(line, []byte("---")) || bytes.HasPrefix(line, []byte("..."))) &&
+		(len(line) == 3 || strings.IndexByte(" \t\r\n", line[3]) >= 0)
+}
+
+// blank reports whether a document holds only comments and directives.
+func blank(data []byte) bool {
+	for line := range bytes.Lines(data) {
+		line = bytes.TrimSpace(line)
+		if len(line) > 0 && line[0] != '#' && line[0] != '%' {
+			return false
+		}
+	}
+	return true
+}
+
+// read turns a file into its documents, within the limits. A document is nil
+// when it is null.
+func read(data []byte) ([]*value, error) {
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	if len(data) > maxManifest {
+		return nil, &treeError{line: 1, msg: fmt.Sprintf("is larger than %d MB", maxManifest>>20)}
+	}
+	if !utf8.Valid(data) {
+		return nil, &treeError{line: 1 + bytes.Count(data[:invalidUTF8(data)], []byte("\n")), msg: "is no UTF-8 text"}
+	}
+	if first := bytes.TrimLeft(data, " \t\r\n"); len(first) > 0 && (first[0] == '{' || first[0] == '[') {
+		docs, jsonErr := readJSON(data)
+		if jsonErr == nil || json.Valid(data) {
+			return docs, jsonErr
+		}
+		if docs, err := readYAML(data); err == nil {
+			return docs, nil // flow style, which looks alike
+		}
+		return nil, jsonErr
+	}
+	return readYAML(data)
+}
+
+func invalidUTF8(data []byte) int {
+	at := 0
+	for at < len(data) {
+		r, n := utf8.DecodeRune(data[at:])
+		if r == utf8.RuneError && n == 1 {
+			break
+		}
+		at += n
+	}
+	return at
+}
+
+func readYAML(data []byte) ([]*value, error) {
+	chunks := split(data)
+	if len(chunks) > maxDocuments {
+		return nil, &treeError{line: 1 + chunks[maxDocuments].line, msg: fmt.Sprintf("holds more than %d documents", maxDocuments)}
+	}
+	var docs []*value
+	for _, c := range chunks {
+		if err := c.check(); err != nil {
+			return nil, err
+		}
+		var n yaml.Node
+		if err := yaml.Unmarshal(c.data, &n); err != nil {
+			return nil, c.syntax(err)
+		}
+		if n.Kind == 0 {
+			continue
+		}
+		v, err := fromYAML(&n, c.line)
+		if err != nil {
+			return nil, err
+		}
+		if v.shape != nothing {
+			docs = append(docs, v)
+		}
+	}
+	return docs, nil
+}
+
+// maxMarks bounds the signs by which a YAML text makes values, before it is
+// parsed: a parsed value costs some 300 bytes of memory.
+const maxMarks = 5 * maxNodes
+
+// check refuses a document that would be costly to parse.
+func (c chunk) check() error {
+	if len(c.data) > maxDocument {
+		return &treeError{line: c.line + 1, msg: fmt.Sprintf("is a document larger than %d MB", maxDocument>>20)}
+	}
+	marks, deep := 0, 0
+	for i, b := range c.data {
+		switch b {
+		case '\n', ',':
+			marks++
+		case '[', '{':
+			marks++
+			if deep++; deep > 10*maxNodes {
+				return &treeError{line: c.line + 1, msg: "is nested too deep"}
+			}
+		case ':', '-', '?':
+			if i+1 == len(c.data) || c.data[i+1] <= ' ' {
+				marks++
+			}
+		}
+	}
+	if marks > maxMarks {
+		return &treeError{line: c.line + 1, msg: fmt.Sprintf("holds more than %d values", maxNodes)}
+	}
+	return nil
+}
+
+var yamlLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?(.*)$`)
+
+// syntax places a parser's error in the file.
+func (c chunk) syntax(err error) error {
+	m := yamlLine.FindStringSubmatch(strings.SplitN(err.Error(), "\n", 2)[0])
+	out := &treeError{line: c.line + 1, msg: "cannot be read as YAML: " + err.Error()}
+	if m == nil {
+		return out
+	}
+	out.msg = "cannot be read as YAML: " + m[2]
+	if n, err := strconv.Atoi(m[1]); err == nil {
+		out.line = c.line + n
+	}
+	for line := range bytes.Lines(c.data) {
+		if indent := line[:len(line)-len(bytes.TrimLeft(line, " \t"))]; bytes.ContainsRune(indent, '\t') {
+			out.hint = "indent with spaces: YAML does not take tabs"
+			break
+		}
+	}
+	return out
+}
+
+// readJSON reads any number of JSON values.
+func readJSON(data []byte) ([]*value, error) {
+	r := jsonReader{dec: json.NewDecoder(bytes.NewReader(data)), data: data}
+	r.dec.UseNumber()
+	var docs []*value
+	for {
+		r.budget = budget{}
+		from := r.dec.InputOffset()
+		v, err := r.next(1)
+		if errors.Is(err, io.EOF) && v == nil {
+			return docs, nil
+		}
+		if err != nil {
+			return nil, r.fault(err)
+		}
+		if r.dec.InputOffset()-from > maxDocument {
+			return nil, &treeError{line: v.line, msg: fmt.Sprintf("is a document larger than %d MB", maxDocument>>20)}
+		}
+		if v.shape != nothing {
+			docs = append(docs, v)
+		}
+		if len(docs) > maxDocuments {
+			return nil, &treeError{line: v.line, msg: fmt.Sprintf("holds more than %d documents", maxDocuments)}
+		}
+	}
+}
+
+type jsonReader struct {
+	budget
+	dec  *json.Decoder
+	data []byte
+	at   int64 // up to here lines have been counted
+	line int
+}
+
+// here returns the line that has been read up to.
+func (r *jsonReader) here() int {
+	to := min(r.dec.InputOffset(), int64(len(r.data)))
+	r.line += bytes.Count(r.data[r.at:to], []byte("\n"))
+	r.at = to
+	return r.line + 1
+}
+
+func (r *jsonReader) fault(err error) error {
+	var own *treeError
+	if errors.As(err, &own) {
+		return err
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = errors.New("it ends too early")
+	}
+	var syntax *json.SyntaxError
+	line := r.here()
+	if errors.As(err, &syntax) {
+		to := min(max(syntax.Offset-1, 0), int64(len(r.data)))
+		line = 1 + bytes.Count(r.data[:to], []byte("\n"))
+	}
+	return &treeError{line: line, msg: "cannot be read as JSON: " + err.Error()}
+}
+
+// next reads one value. At the end of all it returns nil and io.EOF.
+func (r *jsonReader) next(depth int) (*value, error) {
+	token, err := r.dec.Token()
+	if err != nil {
+		if errors.Is(err, io.EOF) && depth > 1 {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, err
+	}
+	v := &value{line: r.here()}
+	if err := r.spend(v.line, depth); err != nil {
+		return v, err
+	}
+	switch t := token.(type) {
+	case string:
+		v.shape, v.text = text, t
+	case json.Number:
+		v.shape, v.text = integer, t.String()
+		if strings.ContainsAny(v.text, ".eE") {
+			v.shape = decimal
+		}
+	case bool:
+		v.shape, v.text = boolean, strconv.FormatBool(t)
+	case json.Delim:
+		if t == '[' {
+			v.shape = list
+			return v, r.list(v, depth)
+		}
+		v.shape = object
+		return v, r.object(v, depth)
+	}
+	return v, nil
+}
+
+func (r *jsonReader) list(v *value, depth int) error {
+	for r.dec.More() {
+		item, err := r.next(depth + 1)
+		if err != nil {
+			return err
+		}
+		v.items = append(v.items, item)
+	}
+	_, err := r.dec.Token()
+	return early(err)
+}
+
+func (r *jsonReader) object(v *value, depth int) error {
+	lines := make(map[string]int)
+	for r.dec.More() {
+		token, err := r.dec.Token()
+		if err != nil {
+			return early(err)
+		}
+		name, _ := token.(string) // the decoder takes no other
+		line := r.here()
+		if before, twice := lines[name]; twice {
+			return &treeError{line: line, msg: fmt.Sprintf("%q is given twice, first on line %d", clip(name), before)}
+		}
+		lines[name] = line
+		val, err := r.next(depth + 1)
+		if err != nil {
+			return err
+		}
+		v.fields = append(v.fields, pair{name: name, line: line, val: val})
+	}
+	_, err := r.dec.Token()
+	return early(err)
+}
+
+func early(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
