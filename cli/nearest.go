@@ -1,9 +1,9 @@
 package cli
 
 // nearest returns the word that was probably meant by a mistyped one: at most
-// a third of its letters away, or "".
+// a third of its letters away (one, of a short word), or "".
 func nearest(typed string, words []string) string {
-	best, least := "", len(typed)/3+1
+	best, least := "", max(1, len(typed)/3)
 	for _, word := range words {
 		if d := distance(typed, word); d <= least && d < len(word) && (best == "" || d < least) {
 			best, least = word, d
