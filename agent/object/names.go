@@ -22,12 +22,12 @@ const (
 	LabelZone         = corev1.LabelTopologyZone
 	LabelTemplateHash = "pod-template-hash"
 
-	AnnotationKey       = "skein.dev/key"       // on a Node: hex SHA-256 of its public key
-	AnnotationAdvertise = "skein.dev/advertise" // on a Node: ip:port
-	AnnotationApplied   = "skein.dev/applied"   // which keys the last manifest named, see Update
-	AnnotationRestarted = "skein.dev/restarted" // on a template: when a restart was asked for
-	AnnotationRevision  = "skein.dev/revision"  // on a Deployment: the number of its newest Revision
-	AnnotationExclusive = "skein.dev/exclusive" // refused until leases exist
+	AnnotationKey       = "skein.dev/key"          // on a Node: hex SHA-256 of its public key
+	AnnotationAdvertise = "skein.dev/advertise"    // on a Node: ip:port
+	AnnotationApplied   = "skein.dev/applied"      // which keys the last manifest named, see Update
+	AnnotationRestarted = "skein.dev/restarted-at" // on a template: when a restart was asked for
+	AnnotationRevision  = "skein.dev/revision"     // on a Deployment: the number of its newest Revision
+	AnnotationExclusive = "skein.dev/exclusive"    // refused until leases exist
 	annotationPrefix    = "skein.dev/"
 )
 
