@@ -38,13 +38,8 @@ func (s *Store) Follow(ctx context.Context, since uint64, epoch string, selector
 			return
 		}
 		for {
-			for part := range f.step().parts() {
-				if ctx.Err() != nil {
-					break
-				}
-				if !yield(part, nil) {
-					return
-				}
+			if b, news := f.step(); news && !tellParts(ctx, b, yield) {
+				return
 			}
 			select {
 			case <-ctx.Done():
@@ -56,11 +51,25 @@ func (s *Store) Follow(ctx context.Context, since uint64, epoch string, selector
 	}
 }
 
+// tellParts reports whether whoever listens wants more.
+func tellParts(ctx context.Context, b Batch, yield func(Batch, error) bool) bool {
+	for part := range b.parts() {
+		if ctx.Err() != nil {
+			return true // which Follow will tell
+		}
+		if !yield(part, nil) {
+			return false
+		}
+	}
+	return true
+}
+
 // A stream is how far one follower has been told.
 type stream struct {
 	store *Store
 	watch *Watch
 	life  uint64 // of the store when at was right
+	index uint64 // told last
 	at    uint64 // position of the first change not told, 0: begin with a snapshot
 	begun bool   // every change from at on has been marked on the watch
 }
@@ -86,8 +95,9 @@ func (f *stream) resume(ctx context.Context, since uint64, epoch string) error {
 	}
 }
 
-// step returns what the follower has not been told and moves on.
-func (f *stream) step() Batch {
+// step returns what the follower has not been told and moves on. It reports
+// whether that is anything: the first step always is, so is a higher index.
+func (f *stream) step() (Batch, bool) {
 	s := f.store
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -108,8 +118,9 @@ func (f *stream) step() Batch {
 		b.Puts, b.Deletes = merge(s.ring.from(at), f.watch.selectors)
 	}
 	s.guard.check(b.Puts...)
-	f.at, f.life, f.begun = s.ring.next(), s.life, true
-	return b
+	news := !f.begun || b.Reset || b.Index > f.index
+	f.at, f.life, f.index, f.begun = s.ring.next(), s.life, b.Index, true
+	return b, news
 }
 
 // merge tells changes as the difference between before the first and after the
