@@ -31,10 +31,6 @@ type guard struct {
 	closed func()
 }
 
-func newGuard(conn net.Conn, g *Gossip, closed func()) *guard {
-	return &guard{Conn: conn, g: g, closed: closed}
-}
-
 // Read returns the head once it has been checked, then the rest as it comes.
 func (c *guard) Read(b []byte) (int, error) {
 	if c.head == nil && c.err == nil {
@@ -66,8 +62,6 @@ func checkHead(head []byte, nodes int) error {
 
 // Close closes the connection.
 func (c *guard) Close() error {
-	if c.closed != nil {
-		c.once.Do(c.closed)
-	}
+	c.once.Do(c.closed)
 	return c.Conn.Close()
 }

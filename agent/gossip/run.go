@@ -18,6 +18,7 @@ const (
 	aloneEvery  = time.Second           // first pause before looking for the others again
 	aloneMost   = 10 * time.Second
 	seekEvery   = 15 * time.Second // look for one of those that are not here
+	probeEvery  = 500 * time.Millisecond
 	leaveWithin = 400 * time.Millisecond
 )
 
@@ -29,7 +30,7 @@ func (g *Gossip) settings(t *transport) *memberlist.Config {
 	c.Name, c.Transport, c.Keyring = g.cfg.Name, t, g.keyring
 	c.Logger = bridge(g.log)
 	c.GossipInterval = 100 * time.Millisecond
-	c.ProbeInterval = 500 * time.Millisecond
+	c.ProbeInterval = probeEvery
 	c.ProbeTimeout = 300 * time.Millisecond
 	c.SuspicionMult = 4
 	c.AwarenessMaxMultiplier = 8
@@ -46,8 +47,8 @@ func (g *Gossip) settings(t *transport) *memberlist.Config {
 }
 
 // Run takes part until ctx ends, then says goodbye and closes Packets and
-// Streams. memberlist's own goroutines end with it, a probe or an exchange
-// under way within three seconds.
+// Streams. That takes about a second: memberlist cannot be told to drop a probe
+// under way, so Run waits for it, longer (up to 4 s) if many probes failed.
 func (g *Gossip) Run(ctx context.Context) error {
 	defer close(g.done)
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -81,6 +82,8 @@ func (g *Gossip) Run(ctx context.Context) error {
 	g.asks.Wait()
 	err = list.Shutdown()
 	sockets.Wait()
+	// A probe under way hears of nothing and ends with its interval.
+	time.Sleep(time.Duration(list.GetHealthScore()+1) * probeEvery)
 	if err != nil {
 		return fmt.Errorf("stop memberlist: %w", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,7 +31,8 @@ type transport struct {
 	packets  chan *memberlist.Packet
 	accepted chan net.Conn
 	stopped  chan struct{}
-	open     atomic.Int32
+	open     atomic.Int32 // accepted streams
+	streams  sync.Map     // *guard: every open stream
 	read     func(b []byte) (int, netip.AddrPort, error)
 	write    func(b []byte, addr netip.AddrPort) (int, error)
 }
@@ -125,7 +127,7 @@ func (t *transport) accept() {
 			_ = conn.Close()
 			continue
 		}
-		guarded := newGuard(conn, t.g, func() { t.open.Add(-1) })
+		guarded := t.guard(conn, func() { t.open.Add(-1) })
 		select {
 		case t.accepted <- guarded:
 		case <-t.stopped:
@@ -190,7 +192,18 @@ func (t *transport) DialAddressTimeout(a memberlist.Address, timeout time.Durati
 	if err != nil {
 		return nil, err
 	}
-	return newGuard(conn, t.g, nil), nil
+	return t.guard(conn, func() {}), nil
+}
+
+// guard wraps a stream and keeps it until it is closed.
+func (t *transport) guard(conn net.Conn, closed func()) net.Conn {
+	g := &guard{Conn: conn, g: t.g}
+	g.closed = func() { t.streams.Delete(g); closed() }
+	t.streams.Store(g, true)
+	if t.isStopped() {
+		_ = g.Close()
+	}
+	return g
 }
 
 // PacketCh is where memberlist takes packets from.
@@ -199,8 +212,12 @@ func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
 // StreamCh is where memberlist takes streams from.
 func (t *transport) StreamCh() <-chan net.Conn { return t.accepted }
 
-// Shutdown closes both sockets.
+// Shutdown closes both sockets and every stream.
 func (t *transport) Shutdown() error {
 	close(t.stopped)
+	t.streams.Range(func(g, _ any) bool {
+		_ = g.(*guard).Close()
+		return true
+	})
 	return errors.Join(t.g.cfg.Packets.Close(), t.g.cfg.Streams.Close())
 }
