@@ -5,7 +5,6 @@ package reconcile
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -50,9 +49,9 @@ func (l *Loop) Run(ctx context.Context) error {
 			return nil
 		}
 		wait, failed := l.Resync, false
-		var later *laterError
+		later, due := err.(*laterError) //nolint:errorlint // one that is joined to a failure is a failure
 		switch {
-		case errors.As(err, &later):
+		case due:
 			if wait == 0 || later.in < wait {
 				wait = max(later.in, time.Nanosecond)
 			}

@@ -1,0 +1,371 @@
+package leader
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skein-dev/skein/agent/object"
+	"github.com/skein-dev/skein/agent/place"
+	"github.com/skein-dev/skein/agent/reconcile"
+	"github.com/skein-dev/skein/consensus"
+	"github.com/skein-dev/skein/consensus/state"
+	logv1 "github.com/skein-dev/skein/proto/log/v1"
+)
+
+// maxPods is how many Pods one transaction makes or removes. More follow in the
+// next, so that nobody waits long for the turn.
+const maxPods = 256
+
+// rollouts makes the Pods of Deployments what they should be.
+type rollouts struct {
+	*reign
+	due map[state.Key]due // Deployments to look at again without a change
+}
+
+// due is when to look again, and how often looking has failed in a row.
+type due struct {
+	at       time.Time
+	failures int
+}
+
+// do looks at every Deployment that something has changed about, or that fell
+// due. One that fails does not hold up the others.
+func (r *rollouts) do(ctx context.Context) error {
+	now := time.Now()
+	for key, d := range r.due {
+		if !d.at.After(now) {
+			r.model.soil(key)
+		}
+	}
+	keys := r.model.takeDirty()
+	for i, key := range keys {
+		if failing := r.due[key]; failing.failures > 0 && failing.at.After(now) {
+			continue
+		}
+		again, err := r.look(ctx, key)
+		switch {
+		case errors.Is(err, consensus.ErrNotLeader) || ctx.Err() != nil:
+			for _, left := range keys[i:] {
+				r.model.soil(left)
+			}
+			return err
+		case err != nil:
+			d := due{failures: r.due[key].failures + 1}
+			d.at = time.Now().Add(min(reconcile.FirstPause<<min(d.failures-1, 12), reconcile.LastPause))
+			r.due[key] = d
+			r.log.Warn("deployment is not reconciled", "deployment", key.Namespace+"/"+key.Name, "err", err)
+		case again > 0:
+			r.due[key] = due{at: time.Now().Add(again)}
+		default:
+			delete(r.due, key)
+		}
+	}
+	return r.next()
+}
+
+// next says when the earliest falls due.
+func (r *rollouts) next() error {
+	var first time.Time
+	for _, d := range r.due {
+		if first.IsZero() || d.at.Before(first) {
+			first = d.at
+		}
+	}
+	if first.IsZero() {
+		return nil
+	}
+	return reconcile.After(max(time.Until(first), time.Millisecond))
+}
+
+// look brings one Deployment a step further, and says when to look again if
+// nothing changes meanwhile.
+func (r *rollouts) look(ctx context.Context, key state.Key) (again time.Duration, err error) {
+	for range 10 {
+		if again, err = r.step(ctx, key); !conflict(err) {
+			return again, err
+		}
+		r.model.stir(ctx)
+	}
+	return 0, err
+}
+
+func (r *rollouts) step(ctx context.Context, key state.Key) (time.Duration, error) {
+	release, err := r.take(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	draft, err := r.draft(key, nil, time.Now())
+	if err != nil || draft == nil {
+		return 0, err
+	}
+	if _, err := r.commit(ctx, draft.ops); err != nil {
+		return 0, err
+	}
+	draft.tell(r.events)
+	return draft.again, nil
+}
+
+// A draft is one step of one Deployment, ready to be written.
+type draft struct {
+	ops   []*logv1.Op
+	again time.Duration
+	tales []tale      // events, once it is written
+	about about       // the Deployment
+	made  []place.Pod // new Pods that have a node
+}
+
+// tale is an event that has not been told yet.
+type tale struct {
+	about  about
+	kind   string // Normal or Warning
+	reason string
+	text   string
+}
+
+func (d *draft) tell(events *recorder) {
+	for _, t := range d.tales {
+		events.add(t)
+	}
+}
+
+func (d *draft) note(about about, kind, reason, text string, args ...any) {
+	d.tales = append(d.tales, tale{about, kind, reason, fmt.Sprintf(text, args...)})
+}
+
+// draft plans the next step of a Deployment, as if the Pods in without were
+// gone already. It is nil when the Deployment is gone.
+func (r *reign) draft(key state.Key, without map[state.Key]bool, now time.Time) (*draft, error) {
+	row, ok := r.store.Get(key)
+	if !ok {
+		return nil, nil
+	}
+	d, err := object.Decode[appsv1.Deployment](row)
+	if err != nil {
+		return nil, err
+	}
+	if d.DeletionTimestamp != nil {
+		return nil, nil
+	}
+	r.model.mu.Lock()
+	defer r.model.mu.Unlock()
+	e := &edit{reign: r, d: d, row: row, now: now, wish: wishOf(d)}
+	e.out.about = aboutObject(d)
+	e.gather(without)
+	if err := e.write(); err != nil {
+		return nil, err
+	}
+	return &e.out, nil
+}
+
+// An edit is the work on one draft. The model is locked meanwhile.
+type edit struct {
+	*reign
+	d    *appsv1.Deployment
+	row  *state.Row
+	now  time.Time
+	wish wish
+
+	hash      string
+	current   *revision // nil before it is written
+	revisions []*revision
+	cast      cast
+	number    int64 // of the newest Revision, with those that are drafted
+
+	deed deed
+	out  draft
+}
+
+// gather sorts what there is into current and old.
+func (e *edit) gather(without map[state.Key]bool) {
+	e.hash = object.TemplateHash(&e.d.Spec.Template)
+	for _, rev := range e.model.byParent[e.row.UID] {
+		e.revisions = append(e.revisions, rev)
+	}
+	slices.SortFunc(e.revisions, func(a, b *revision) int {
+		return cmp.Or(cmp.Compare(a.number, b.number), a.key.Compare(b.key))
+	})
+	for _, rev := range e.revisions {
+		if rev.hash == e.hash {
+			e.current = rev
+		}
+	}
+	if e.current == nil && e.wish.paused && len(e.revisions) > 0 {
+		e.current = e.revisions[len(e.revisions)-1] // the new template waits
+	}
+	for _, rev := range e.revisions {
+		e.number = max(e.number, rev.number)
+		for _, p := range e.model.byOwner[rev.uid] {
+			switch {
+			case without[p.key]:
+			case rev == e.current:
+				e.cast.current = append(e.cast.current, p)
+			default:
+				e.cast.old = append(e.cast.old, p)
+			}
+		}
+	}
+}
+
+// write plans, and drafts the changes.
+func (e *edit) write() error {
+	if e.model.ending[e.d.Namespace] {
+		return nil // its Pods go with the namespace
+	}
+	e.deed = e.wish.plan(e.cast, e.now)
+	e.out.again = e.deed.again
+	if e.deed.create > maxPods || len(e.deed.remove) > maxPods {
+		e.out.again = time.Nanosecond
+		e.deed.create = min(e.deed.create, maxPods)
+		e.deed.remove = e.deed.remove[:min(len(e.deed.remove), maxPods)]
+	}
+	rev, err := e.revision()
+	if err != nil {
+		return err
+	}
+	if err := e.create(rev); err != nil {
+		return err
+	}
+	if err := e.removeSome(); err != nil {
+		return err
+	}
+	e.trim()
+	return e.finish()
+}
+
+// revision returns the Revision that new Pods belong to, drafted if need be.
+func (e *edit) revision() (*object.Revision, error) {
+	if e.current == nil {
+		e.number++
+		rev := newRevision(e.d, e.hash, e.number, e.UID(), e.now)
+		e.out.note(e.out.about, corev1.EventTypeNormal, "NewRevision", "revision %d is %s", e.number, rev.Name)
+		return rev, e.put(rev, 0)
+	}
+	renumber := e.current.number < e.number && !e.wish.paused
+	if e.deed.create == 0 && !renumber {
+		return nil, nil
+	}
+	row, ok := e.store.Get(e.current.key)
+	if !ok || row.Version != e.current.version {
+		return nil, &state.ConflictError{Key: e.current.key, Want: e.current.version}
+	}
+	rev, err := object.Decode[object.Revision](row)
+	if err != nil {
+		return nil, err
+	}
+	if renumber { // an old template is wanted again
+		e.number++
+		rev.Spec.Number = e.number
+		return rev, e.put(rev, row.Version)
+	}
+	e.out.ops = append(e.out.ops, object.Check(e.current.key, e.current.version))
+	return rev, nil
+}
+
+// create drafts new Pods, placed already where they fit: that saves the way
+// through the log that binding them later would take.
+func (e *edit) create(rev *object.Revision) error {
+	if e.deed.create == 0 {
+		return nil
+	}
+	shape := shapeOf(&rev.Spec.Template.Spec)
+	made := make([]*corev1.Pod, e.deed.create)
+	asked := make([]place.Pod, len(made))
+	for i := range made {
+		made[i] = newPod(rev, e.Random(), e.UID(), e.now)
+		asked[i] = place.Pod{Key: made[i].Namespace + "/" + made[i].Name, Owner: string(rev.UID), Shape: shape}
+	}
+	e.loads()
+	refused := 0
+	for i, c := range place.Choose(e.model.view, asked) {
+		settle(made[i], c, e.now)
+		if err := e.put(made[i], 0); err != nil {
+			return err
+		}
+		if c.Refused != nil {
+			refused++
+			e.out.note(aboutObject(made[i]), corev1.EventTypeWarning, "FailedScheduling", "%s", c.Refused)
+			continue
+		}
+		asked[i].Node = c.Node
+		e.out.made = append(e.out.made, asked[i])
+		e.out.note(aboutObject(made[i]), corev1.EventTypeNormal, "Scheduled", "placed on %s", c.Node)
+	}
+	e.out.note(e.out.about, corev1.EventTypeNormal, "ScaledUp", "made %d Pods of revision %d, so that there are %d",
+		len(made), e.number, e.deed.create+len(e.cast.current)+len(e.cast.old)-len(e.deed.remove))
+	return nil
+}
+
+func (e *edit) removeSome() error {
+	why := map[string]int{}
+	for _, gone := range e.deed.remove {
+		op, err := stopPod(e.store, gone.pod, e.now)
+		if err != nil {
+			return err
+		}
+		if op != nil {
+			e.out.ops = append(e.out.ops, op)
+			why[gone.why]++
+			e.out.note(aboutPod(gone.pod), corev1.EventTypeNormal, "Killing", "stopped, as %s", gone.why)
+		}
+	}
+	for _, reason := range slices.Sorted(maps.Keys(why)) {
+		e.out.note(e.out.about, corev1.EventTypeNormal, "ScaledDown", "removed %d Pods, as %s", why[reason], reason)
+	}
+	return nil
+}
+
+// trim drafts the end of old Revisions without Pods beyond what history keeps.
+func (e *edit) trim() {
+	keep := 10
+	if e.d.Spec.RevisionHistoryLimit != nil {
+		keep = int(*e.d.Spec.RevisionHistoryLimit)
+	}
+	var empty []*revision
+	for _, rev := range e.revisions {
+		if rev != e.current && len(e.model.byOwner[rev.uid]) == 0 {
+			empty = append(empty, rev)
+		}
+	}
+	for _, rev := range empty[:max(0, len(empty)-keep)] {
+		e.out.ops = append(e.out.ops, object.Delete(rev.key, rev.version))
+	}
+}
+
+// finish drafts the status as it will be, or makes sure that the Deployment is
+// still what the draft is based on.
+func (e *edit) finish() error {
+	again := e.status()
+	if again > 0 && (e.out.again == 0 || again < e.out.again) {
+		e.out.again = again
+	}
+	op, err := object.Put(e.d, e.row.Version)
+	if err != nil {
+		return err
+	}
+	if string(op.GetPut().GetBody()) == string(e.row.Body) {
+		if len(e.out.ops) == 0 {
+			return nil
+		}
+		op = object.Check(e.row.Key, e.row.Version)
+	}
+	e.out.ops = append(e.out.ops, op)
+	return nil
+}
+
+func (e *edit) put(obj object.Object, expect uint64) error {
+	op, err := object.Put(obj, expect)
+	if err != nil {
+		return err
+	}
+	e.out.ops = append(e.out.ops, op)
+	return nil
+}

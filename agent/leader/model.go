@@ -1,0 +1,466 @@
+package leader
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skein-dev/skein/agent/object"
+	"github.com/skein-dev/skein/agent/place"
+	"github.com/skein-dev/skein/agent/reconcile"
+	"github.com/skein-dev/skein/consensus/state"
+)
+
+// isFollowed tells whether the model hears of changes to a kind.
+func isFollowed(kind string) bool { _, is := rankOf[kind]; return is }
+
+// followed are the kinds that the model is made of.
+var followed = []state.Selector{
+	{Kind: object.KindNamespace}, {Kind: object.KindNode}, {Kind: object.KindDeployment},
+	{Kind: object.KindRevision}, {Kind: object.KindPod},
+}
+
+// rankOf orders the rows of one step: owners before what they own.
+var rankOf = map[string]int{
+	object.KindNamespace: 0, object.KindNode: 1, object.KindDeployment: 2, object.KindRevision: 3, object.KindPod: 4,
+}
+
+type pods map[state.Key]*pod
+
+// A model is the leader's compact copy of what it decides on, kept up to date
+// by the changes of the store. Every change costs the same, whatever else is
+// there, and notes who has to look.
+type model struct {
+	log   *slog.Logger
+	bells bells
+
+	mu          sync.Mutex
+	index       uint64        // all up to here is in
+	moved       chan struct{} // closed when index moves on
+	begun       chan struct{} // closed once the first step is in
+	pods        pods
+	byNode      map[string]pods
+	byOwner     map[string]pods // by uid of the controller
+	waiting     pods
+	nodes       map[string]*node
+	doubted     map[string]bool                 // nodes whose verdict is pending: nothing new goes there
+	deployments map[string]*deployment          // by uid
+	revisions   map[string]*revision            // by uid
+	uids        map[state.Key]string            // of Deployments and Revisions
+	byParent    map[string]map[string]*revision // by uid of the Deployment
+	ending      map[string]bool                 // namespaces that are being deleted
+	loaded      time.Time                       // when the view last heard how busy nodes are
+	view        *place.View
+
+	dirty   map[state.Key]struct{} // Deployments to look at
+	orphans map[state.Key]struct{} // Pods and Revisions whose owner may be gone
+	leaving map[state.Key]struct{} // Pods that are being deleted
+}
+
+// bells wake the loops.
+type bells struct {
+	deployments, placement, garbage, nodes, voters, court reconcile.Bell
+}
+
+func newBells() bells {
+	return bells{
+		deployments: reconcile.NewBell(), placement: reconcile.NewBell(), garbage: reconcile.NewBell(),
+		nodes: reconcile.NewBell(), voters: reconcile.NewBell(), court: reconcile.NewBell(),
+	}
+}
+
+func newModel(log *slog.Logger) *model {
+	m := &model{log: log, bells: newBells(), moved: make(chan struct{}), begun: make(chan struct{}), doubted: map[string]bool{}}
+	m.clear()
+	return m
+}
+
+func (m *model) clear() {
+	m.pods, m.waiting = pods{}, pods{}
+	m.byNode, m.byOwner = map[string]pods{}, map[string]pods{}
+	m.nodes, m.deployments, m.revisions = map[string]*node{}, map[string]*deployment{}, map[string]*revision{}
+	m.uids = map[state.Key]string{}
+	m.byParent, m.ending = map[string]map[string]*revision{}, map[string]bool{}
+	m.view = place.NewView()
+	m.dirty, m.orphans, m.leaving = map[state.Key]struct{}{}, map[state.Key]struct{}{}, map[state.Key]struct{}{}
+}
+
+// follow keeps the model up to date until ctx ends.
+func (m *model) follow(ctx context.Context, store *state.Store) error {
+	for batch, err := range state.Whole(store.Follow(ctx, 0, "", followed)) {
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		m.apply(batch)
+	}
+	return nil
+}
+
+// reached returns once the model knows what the entry at index changed.
+func (m *model) reached(ctx context.Context, index uint64) error {
+	for {
+		m.mu.Lock()
+		there, moved := m.index >= index, m.moved
+		m.mu.Unlock()
+		if there {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-moved:
+		}
+	}
+}
+
+// stir waits, but not for long, for the model to hear of what was faster.
+func (m *model) stir(ctx context.Context) {
+	m.mu.Lock()
+	moved := m.moved
+	m.mu.Unlock()
+	timer := time.NewTimer(5 * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-moved:
+	case <-timer.C:
+	}
+}
+
+// apply takes in one step of the stream and wakes whom it concerns.
+func (m *model) apply(b state.Batch) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	gained := m.view.Gained()
+	if b.Reset {
+		m.clear()
+	}
+	slices.SortFunc(b.Puts, func(x, y *state.Row) int { return rankOf[x.Key.Kind] - rankOf[y.Key.Kind] })
+	for _, key := range b.Deletes {
+		m.remove(key)
+	}
+	for _, row := range b.Puts {
+		if err := m.put(row); err != nil {
+			// A row that this build cannot read must not hold up the others.
+			m.log.Error("object cannot be read", "key", row.Key, "err", err)
+		}
+	}
+	m.index = b.Index
+	select {
+	case <-m.begun:
+	default:
+		close(m.begun)
+	}
+	close(m.moved)
+	m.moved = make(chan struct{})
+	m.ring(gained)
+}
+
+func (m *model) ring(gained uint64) {
+	if len(m.dirty) > 0 {
+		m.bells.deployments.Ring()
+	}
+	if len(m.waiting) > 0 || m.view.Gained() != gained {
+		m.bells.placement.Ring()
+	}
+	if len(m.orphans) > 0 || len(m.leaving) > 0 || len(m.ending) > 0 {
+		m.bells.garbage.Ring()
+	}
+}
+
+func (m *model) put(row *state.Row) error {
+	switch row.Key.Kind {
+	case object.KindNamespace:
+		ns, err := object.Decode[corev1.Namespace](row)
+		if err != nil {
+			return err
+		}
+		delete(m.ending, row.Key.Name)
+		if ns.DeletionTimestamp != nil || ns.Status.Phase == corev1.NamespaceTerminating {
+			m.ending[row.Key.Name] = true
+		}
+	case object.KindNode:
+		n, err := nodeFacts(row)
+		if err != nil {
+			return err
+		}
+		m.putNode(n)
+	case object.KindDeployment:
+		if old := m.uids[row.Key]; old != "" && old != row.UID {
+			m.removeDeployment(old) // deleted and made again between two looks
+		}
+		m.uids[row.Key] = row.UID
+		m.deployments[row.UID] = &deployment{key: row.Key, uid: row.UID}
+		m.dirty[row.Key] = struct{}{}
+	case object.KindRevision:
+		r, err := revisionFacts(row)
+		if err != nil {
+			return err
+		}
+		m.putRevision(r)
+	case object.KindPod:
+		p, err := podFacts(row, m.shapeOf)
+		if err != nil {
+			return err
+		}
+		m.putPod(p)
+	}
+	return nil
+}
+
+func (m *model) shapeOf(owner string) *place.Shape {
+	if r := m.revisions[owner]; r != nil {
+		return r.shape
+	}
+	return nil
+}
+
+func (m *model) remove(key state.Key) {
+	switch key.Kind {
+	case object.KindNamespace:
+		delete(m.ending, key.Name)
+	case object.KindNode:
+		delete(m.nodes, key.Name)
+		delete(m.doubted, key.Name)
+		m.view.RemoveNode(key.Name)
+		m.ringNodes()
+	case object.KindDeployment:
+		m.removeDeployment(m.uids[key])
+	case object.KindRevision:
+		m.removeRevision(m.uids[key])
+	case object.KindPod:
+		m.removePod(key)
+	}
+}
+
+func (m *model) putNode(n *node) {
+	m.nodes[n.place.Name] = n
+	m.showNode(n)
+	m.ringNodes()
+}
+
+func (m *model) ringNodes() {
+	m.bells.nodes.Ring()
+	m.bells.voters.Ring()
+	m.bells.court.Ring()
+}
+
+// showNode tells the view of a node as it is to be used.
+func (m *model) showNode(n *node) {
+	shown := n.place
+	shown.Ready = shown.Ready && !m.doubted[shown.Name]
+	m.view.PutNode(shown)
+}
+
+// doubt keeps new Pods away from a node while its verdict is pending.
+func (m *model) doubt(name string, doubted bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.setDoubt(name, doubted)
+	if !doubted {
+		m.bells.placement.Ring()
+	}
+}
+
+func (m *model) setDoubt(name string, doubted bool) {
+	if m.doubted[name] == doubted {
+		return
+	}
+	if delete(m.doubted, name); doubted {
+		m.doubted[name] = true
+	}
+	if n := m.nodes[name]; n != nil {
+		m.showNode(n)
+	}
+}
+
+func (m *model) putRevision(r *revision) {
+	if old := m.uids[r.key]; old != "" && old != r.uid {
+		m.removeRevision(old)
+	}
+	m.uids[r.key] = r.uid
+	m.revisions[r.uid] = r
+	under := m.byParent[r.deployment]
+	if under == nil {
+		under = map[string]*revision{}
+		m.byParent[r.deployment] = under
+	}
+	under[r.uid] = r
+	if d := m.deployments[r.deployment]; d != nil {
+		m.dirty[d.key] = struct{}{}
+	} else {
+		m.orphans[r.key] = struct{}{}
+	}
+}
+
+func (m *model) removeDeployment(uid string) {
+	d := m.deployments[uid]
+	if d == nil {
+		return
+	}
+	delete(m.dirty, d.key)
+	delete(m.uids, d.key)
+	delete(m.deployments, uid)
+	for _, r := range m.byParent[uid] {
+		m.orphans[r.key] = struct{}{}
+	}
+}
+
+func (m *model) removeRevision(uid string) {
+	r := m.revisions[uid]
+	if r == nil {
+		return
+	}
+	delete(m.revisions, uid)
+	delete(m.uids, r.key)
+	delete(m.orphans, r.key)
+	if under := m.byParent[r.deployment]; under != nil {
+		if delete(under, r.uid); len(under) == 0 {
+			delete(m.byParent, r.deployment)
+		}
+	}
+	for key := range m.byOwner[r.uid] {
+		m.orphans[key] = struct{}{}
+	}
+	if d := m.deployments[r.deployment]; d != nil {
+		m.dirty[d.key] = struct{}{}
+	}
+}
+
+func (m *model) putPod(p *pod) {
+	old := m.pods[p.key]
+	m.forgetPod(old)
+	m.pods[p.key] = p
+	if p.node != "" {
+		enter(m.byNode, p.node, p)
+	}
+	if p.owner != "" {
+		enter(m.byOwner, p.owner, p)
+		m.ownerOf(p)
+	}
+	if p.waiting() {
+		m.waiting[p.key] = p
+	}
+	if p.deleting {
+		m.leaving[p.key] = struct{}{}
+	}
+	switch {
+	case old != nil && old.holds() == p.holds() && old.placed() == p.placed(): // only its status changed
+	case p.holds():
+		m.view.PutPod(p.placed())
+	case old != nil:
+		m.view.RemovePod(p.placed().Key)
+	}
+	if p.node != "" && m.nodes[p.node] == nil {
+		m.bells.nodes.Ring() // it is bound to a machine that is not there
+	}
+}
+
+// ownerOf wakes those who look after a Pod's owner.
+func (m *model) ownerOf(p *pod) {
+	if !p.revision {
+		return
+	}
+	r := m.revisions[p.owner]
+	if r == nil {
+		m.orphans[p.key] = struct{}{}
+	} else if d := m.deployments[r.deployment]; d != nil {
+		m.dirty[d.key] = struct{}{}
+	}
+}
+
+func (m *model) removePod(key state.Key) {
+	p := m.pods[key]
+	if p == nil {
+		return
+	}
+	m.forgetPod(p)
+	delete(m.pods, key)
+	m.view.RemovePod(p.placed().Key)
+	if r := m.revisions[p.owner]; r != nil {
+		if d := m.deployments[r.deployment]; d != nil {
+			m.dirty[d.key] = struct{}{}
+		}
+	}
+}
+
+// forgetPod takes a Pod off the lists.
+func (m *model) forgetPod(p *pod) {
+	if p == nil {
+		return
+	}
+	delete(m.waiting, p.key)
+	delete(m.orphans, p.key)
+	delete(m.leaving, p.key)
+	exit(m.byNode, p.node, p.key)
+	exit(m.byOwner, p.owner, p.key)
+}
+
+func enter(in map[string]pods, name string, p *pod) {
+	set := in[name]
+	if set == nil {
+		set = pods{}
+		in[name] = set
+	}
+	set[p.key] = p
+}
+
+func exit(in map[string]pods, name string, key state.Key) {
+	if set := in[name]; set != nil {
+		if delete(set, key); len(set) == 0 {
+			delete(in, name)
+		}
+	}
+}
+
+func (m *model) isEnding(namespace string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ending[namespace]
+}
+
+// takeDirty returns the Deployments that something has changed about.
+func (m *model) takeDirty() []state.Key {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	keys := make([]state.Key, 0, len(m.dirty))
+	for key := range m.dirty {
+		keys = append(keys, key)
+	}
+	clear(m.dirty)
+	slices.SortFunc(keys, state.Key.Compare)
+	return keys
+}
+
+// soil says that a Deployment is to be looked at.
+func (m *model) soil(key state.Key) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.dirty[key] = struct{}{}
+}
+
+// soilAll says that of all.
+func (m *model) soilAll() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, d := range m.deployments {
+		m.dirty[d.key] = struct{}{}
+	}
+}
+
+// sorted returns Pods in an order that does not depend on the map's.
+func (p pods) sorted() []*pod {
+	out := make([]*pod, 0, len(p))
+	for _, one := range p {
+		out = append(out, one)
+	}
+	slices.SortFunc(out, func(a, b *pod) int { return a.key.Compare(b.key) })
+	return out
+}
