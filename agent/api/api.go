@@ -1,0 +1,240 @@
+// Package api owns the doors of an agent: what people and other agents may ask,
+// who they are, and what they are told when it does not work. It decides
+// nothing about Pods: it validates, authorises, writes to the store, and passes
+// on to the leader what only the leader can do.
+package api
+
+import (
+	"context"
+	"crypto"
+	"io"
+	"iter"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"connectrpc.com/connect/v2"
+	"connectrpc.com/connect/v2/connecthttp"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skein-dev/skein/agent/identity"
+	"github.com/skein-dev/skein/consensus"
+	"github.com/skein-dev/skein/consensus/state"
+	logv1 "github.com/skein-dev/skein/proto/log/v1"
+	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
+	"github.com/skein-dev/skein/proto/skein/v1/skeinv1connect"
+)
+
+// Consensus is the agreed state and the way to change it.
+type Consensus interface {
+	Store() *state.Store
+	Commit(ctx context.Context, txn *logv1.Txn) (uint64, error)
+	Confirm(ctx context.Context) error
+	IsLeader() bool
+	Leader() string
+	LeaderChanged() <-chan struct{}
+	LastContact() time.Time
+	Members() ([]consensus.Member, uint64, error)
+	Remove(ctx context.Context, name string, prevIndex uint64) error
+	TransferLeadership(ctx context.Context, name string) error
+}
+
+// Duties is the leader's half of this agent, which hears what nodes say of
+// each other.
+type Duties interface {
+	Suspect(reporter string, report *skeinv1.SuspectRequest)
+	StreamOpened(node string)
+	StreamClosed(node string)
+	Heard(node string)        // a report of its own came in
+	Tell(event *corev1.Event) // an event about one of its Pods
+}
+
+// Peers reaches other agents.
+type Peers interface {
+	Client(node string) skeinv1connect.PeerServiceClient
+	Transport() http.RoundTripper // of URLs http://<node>/…
+	Addr(node string) (netip.AddrPort, bool)
+	// Votes tells whether a node votes, for an agent that takes no part in raft.
+	Votes(node string) bool
+	// Probe tries to reach a node by fresh datagrams.
+	Probe(ctx context.Context, node string, addr netip.AddrPort, epoch uint64) skeinv1.ProbeResult
+	// Health is what gossip says of every node, by name.
+	Health() map[string]Health
+}
+
+// Health is what a node says of itself by gossip, and what others say of it.
+type Health struct {
+	State    string // alive, suspect, dead
+	Voter    bool
+	CPU      float64
+	Memory   float64 // used, of all, 0…1
+	Disk     float64
+	Pressure string // what it is short of, or empty
+	Seen     time.Time
+}
+
+// Pods reaches the Pods that run on this machine.
+type Pods interface {
+	PodLogs(ctx context.Context, req *skeinv1.PodLogsRequest, send func(*skeinv1.LogsResponse) error) error
+	PodExec(ctx context.Context, req ExecRequest) (int, error)
+}
+
+// ExecRequest is a program to run in a container on this machine.
+type ExecRequest struct {
+	UID       string
+	Container string
+	Command   []string
+	Env       []string
+	TTY       bool
+	Stdin     io.Reader
+	Stdout    io.Writer
+	Stderr    io.Writer
+	Resize    <-chan *skeinv1.TerminalSize
+}
+
+// Images is this machine's store of images.
+type Images interface {
+	// Import keeps an archive and tells what it held.
+	Import(ctx context.Context, r io.Reader) ([]Imported, error)
+	// Blob opens a piece of an image.
+	Blob(ctx context.Context, digest string) (r io.ReadSeekCloser, size int64, err error)
+}
+
+// Imported is one image of an archive.
+type Imported struct {
+	Reference string
+	Digest    string
+	MediaType string
+	Size      int64
+}
+
+// Voting is what a node holds so that it may vote.
+type Voting interface {
+	// Accept keeps what only voters may know.
+	Accept(sealingKey []byte) error
+	// Authority opens the cluster's CA out of the log. It needs the sealing key.
+	Authority(ctx context.Context) (*identity.Authority, error)
+}
+
+// Config is what a Server needs.
+type Config struct {
+	Name      string
+	Version   string
+	Versions  *skeinv1.VersionResponse
+	Consensus Consensus
+	Duties    Duties
+	Peers     Peers
+	Pods      Pods
+	Images    Images
+	Voting    Voting
+	Cluster   Cluster
+	UID       func() string
+	Random    io.Reader
+	Logger    *slog.Logger
+}
+
+// Cluster is what a newcomer must be told.
+type Cluster struct {
+	ID         string
+	CA         []byte // DER
+	GossipKeys func() [][]byte
+	// Own is this node's address as others reach it.
+	Advertise func() netip.AddrPort
+}
+
+// A Server answers for one agent.
+type Server struct {
+	cfg Config
+	log *slog.Logger
+}
+
+// New returns a server; its handlers go on the listeners they are named for.
+func New(cfg Config) *Server {
+	return &Server{cfg: cfg, log: cfg.Logger.With("component", "api")}
+}
+
+// maxMessage bounds one message, in bytes. A manifest is refused above 4 MiB
+// with a better sentence.
+const maxMessage = 8 << 20
+
+// People handles the port that people reach: a bearer token says who they are.
+func (s *Server) People() http.Handler {
+	return s.people(s.bearer)
+}
+
+// Socket handles the local socket, which only root can open.
+func (s *Server) Socket() http.Handler {
+	return s.people(func(*http.Request) (Caller, error) {
+		return Caller{Name: "root@" + s.cfg.Name, Role: RoleAdmin, Local: true}, nil
+	})
+}
+
+func (s *Server) people(who func(*http.Request) (Caller, error)) http.Handler {
+	mux := http.NewServeMux()
+	server := connect.NewServer(s.translated)
+	skeinv1connect.RegisterClusterServiceHandler(server, &cluster{Server: s})
+	connecthttp.Mount(mux, server, connecthttp.WithReadMaxBytes(maxMessage))
+	mux.HandleFunc("/", s.root)
+	return s.identified(who, s.routed(mux))
+}
+
+// root answers what is no call.
+func (s *Server) root(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path != "/" {
+		http.NotFound(w, r)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = io.WriteString(w, "skein "+s.cfg.Version+", node "+s.cfg.Name+". Reach it with the skein command line.\n") // the client may be gone
+}
+
+// Node handles the port of agents: their certificate has said who they are.
+// It also takes the calls of people that another agent passes on.
+func (s *Server) Node() http.Handler {
+	mux := http.NewServeMux()
+	server := connect.NewServer(s.translated)
+	skeinv1connect.RegisterPeerServiceHandler(server, &peer{Server: s})
+	connecthttp.Mount(mux, server, connecthttp.WithReadMaxBytes(maxMessage))
+
+	forwarded := http.NewServeMux()
+	people := connect.NewServer(s.translated)
+	skeinv1connect.RegisterClusterServiceHandler(people, &cluster{Server: s})
+	connecthttp.Mount(forwarded, people, connecthttp.WithReadMaxBytes(maxMessage))
+	mux.Handle("/"+skeinv1connect.ClusterServiceName+"/", s.identified(s.passedOn, s.arrived(forwarded)))
+	return mux
+}
+
+// Join handles the exchange that gives a machine its certificate.
+func (s *Server) Join() http.Handler {
+	mux := http.NewServeMux()
+	server := connect.NewServer(s.translated)
+	skeinv1connect.RegisterJoinServiceHandler(server, &joiner{Server: s})
+	connecthttp.Mount(mux, server, connecthttp.WithReadMaxBytes(16<<10))
+	return mux
+}
+
+// Verify tells whether the key of a node certificate is the one that its Node
+// object names, for one of the protocols of agents.
+func (s *Server) Verify(name string, key crypto.PublicKey) error { return s.verify(name, key) }
+
+// cluster, peer and joiner are one server behind three doors: what is exported
+// on each is what can be called through it.
+type (
+	cluster struct {
+		*Server
+		skeinv1connect.UnimplementedClusterServiceHandler
+	}
+	peer struct {
+		*Server
+		skeinv1connect.UnimplementedPeerServiceHandler
+	}
+	joiner struct {
+		*Server
+		skeinv1connect.UnimplementedJoinServiceHandler
+	}
+)
+
+// rows is what Follow yields.
+type rows = iter.Seq2[state.Batch, error]

@@ -1,0 +1,192 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+
+	"connectrpc.com/connect/v2"
+
+	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
+	"github.com/skein-dev/skein/proto/skein/v1/skeinv1connect"
+)
+
+// execServer is the callee's end of an Exec stream, whichever service it is of.
+type execServer interface {
+	Receive() (*skeinv1.ExecRequest, error)
+	Send(*skeinv1.ExecResponse) error
+}
+
+// Exec finds the Pod's node and joins the two streams.
+func (c *cluster) Exec(ctx context.Context, stream skeinv1connect.ClusterServiceExecServerStream) error {
+	if err := need(ctx, RoleEdit); err != nil {
+		return err
+	}
+	first, err := stream.Receive()
+	if err != nil {
+		return err
+	}
+	start := first.GetStart()
+	if start == nil || start.GetPod() == nil {
+		return badRequest("the first message must say what to run, and where")
+	}
+	pod, err := c.podNamed(start.GetPod())
+	if err != nil {
+		return err
+	}
+	if pod.Spec.NodeName == "" {
+		return refuse(connect.CodeFailedPrecondition, exitFailed, "see why with \"skein describe pod/"+pod.Name+"\"", "pod %q runs on no machine yet", pod.Name)
+	}
+	if err := knownContainer(pod, start.GetContainer()); err != nil {
+		return err
+	}
+	start.Pod = &skeinv1.ObjectRef{Kind: "pod", Namespace: pod.Namespace, Name: string(pod.UID)}
+	if pod.Spec.NodeName == c.cfg.Name {
+		return c.execHere(ctx, start, stream)
+	}
+	remote, err := c.cfg.Peers.Client(pod.Spec.NodeName).PodExec(ctx)
+	if err != nil {
+		return c.unreachable(pod.Spec.NodeName, err)
+	}
+	defer func() { _ = remote.Close() }()
+	if err := remote.Send(first); err != nil {
+		return c.unreachable(pod.Spec.NodeName, err)
+	}
+	go func() {
+		for {
+			msg, err := stream.Receive()
+			if err != nil {
+				_ = remote.CloseSend() // the answer tells what became of it
+				return
+			}
+			if remote.Send(msg) != nil {
+				return
+			}
+		}
+	}()
+	for {
+		msg, err := remote.Receive()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return c.unreachable(pod.Spec.NodeName, err)
+		}
+		if err := stream.Send(msg); err != nil {
+			return err
+		}
+	}
+}
+
+// PodExec runs a program in a Pod of this machine, for a voter, which has
+// checked that its person may.
+func (p *peer) PodExec(ctx context.Context, stream skeinv1connect.PeerServicePodExecServerStream) error {
+	if err := p.fromVoter(ctx); err != nil {
+		return err
+	}
+	first, err := stream.Receive()
+	if err != nil {
+		return err
+	}
+	if first.GetStart() == nil {
+		return badRequest("the first message must say what to run")
+	}
+	return p.execHere(ctx, first.GetStart(), stream)
+}
+
+// execHere runs the program on this machine until it ends or the client goes.
+func (s *Server) execHere(ctx context.Context, start *skeinv1.ExecStart, stream execServer) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var mu sync.Mutex // Send is not for two at once
+	out := func(wrap func([]byte) *skeinv1.ExecResponse) io.Writer {
+		return writerFunc(func(b []byte) (int, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if err := stream.Send(wrap(append([]byte(nil), b...))); err != nil {
+				cancel()
+				return 0, err
+			}
+			return len(b), nil
+		})
+	}
+	stdin, keys := io.Pipe()
+	defer stdin.Close()
+	resize := make(chan *skeinv1.TerminalSize, 8)
+	if start.GetSize() != nil {
+		resize <- start.GetSize()
+	}
+	go func() {
+		defer close(resize)
+		err := pump(stream, keys, resize)
+		_ = keys.CloseWithError(io.EOF) // always nil
+		if err != nil {
+			cancel() // the client is gone: leave nothing running
+		}
+	}()
+	req := ExecRequest{
+		UID: start.GetPod().GetName(), Container: start.GetContainer(),
+		Command: start.GetCommand(), Env: start.GetEnv(), TTY: start.GetTty(), Resize: resize,
+		Stdout: out(func(b []byte) *skeinv1.ExecResponse {
+			return &skeinv1.ExecResponse{Message: &skeinv1.ExecResponse_Stdout{Stdout: b}}
+		}),
+		Stderr: out(func(b []byte) *skeinv1.ExecResponse {
+			return &skeinv1.ExecResponse{Message: &skeinv1.ExecResponse_Stderr{Stderr: b}}
+		}),
+	}
+	if start.GetStdin() {
+		req.Stdin = stdin
+	} else {
+		go func() { _, _ = io.Copy(io.Discard, stdin) }() // nobody reads it; it ends with the pipe
+	}
+	code, err := s.cfg.Pods.PodExec(ctx, req)
+	if err != nil {
+		return refuse(connect.CodeFailedPrecondition, exitFailed, "", "exec: %v", err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	return stream.Send(&skeinv1.ExecResponse{Message: &skeinv1.ExecResponse_ExitCode{ExitCode: int32(code)}}) //nolint:gosec // an exit code
+}
+
+// pump hands on what the client types. It returns nil once the client has said
+// that no more input comes, and an error when the client is gone.
+func pump(stream execServer, keys *io.PipeWriter, resize chan<- *skeinv1.TerminalSize) error {
+	for {
+		msg, err := stream.Receive()
+		if errors.Is(err, io.EOF) {
+			_ = keys.CloseWithError(io.EOF) // always nil
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		switch m := msg.GetMessage().(type) {
+		case *skeinv1.ExecRequest_Stdin:
+			if _, err := keys.Write(m.Stdin); err != nil {
+				continue // the program reads no more; sizes still matter
+			}
+		case *skeinv1.ExecRequest_StdinClosed:
+			_ = keys.CloseWithError(io.EOF) // always nil
+		case *skeinv1.ExecRequest_Resize:
+			select {
+			case resize <- m.Resize:
+			default: // a later size follows
+			}
+		}
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+// unreachable says that a node did not answer, unless it did, with an error of
+// its own.
+func (s *Server) unreachable(node string, err error) error {
+	var remote *connect.Error
+	if errors.As(err, &remote) && remote.IsRemote() && remote.Code() != connect.CodeUnavailable {
+		return err
+	}
+	return refuse(connect.CodeUnavailable, exitFailed, "see the machines with \"skein node ls\"", "node %s does not answer: %v", node, err)
+}
