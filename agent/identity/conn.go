@@ -30,13 +30,14 @@ func nodeProto(proto string) bool {
 }
 
 // A Conn is a TLS connection whose other end has shown a certificate, or was
-// asked for one. It is no *tls.Conn so that net/http, which knows none of our
-// protocols, takes it for what is inside.
+// asked for one. It is no *tls.Conn and does not show a ConnectionState, by which
+// net/http would know TLS and, for a protocol that is none of its own, hang up.
 type Conn struct {
-	*tls.Conn
-	proto string
-	peer  string           // the node's name; empty on skein-join
-	key   crypto.PublicKey // nil where no certificate was shown
+	net.Conn          // a *tls.Conn
+	raw      net.Conn // below the TLS
+	proto    string
+	peer     string           // the node's name; empty on skein-join
+	key      crypto.PublicKey // nil where no certificate was shown
 
 	once   sync.Once
 	closed func()
@@ -45,7 +46,7 @@ type Conn struct {
 // newConn reads who the other end is off a finished handshake. closed, which may
 // be nil, is called once, when the connection is closed.
 func newConn(t *tls.Conn, proto string, closed func()) *Conn {
-	c := &Conn{Conn: t, proto: proto, closed: closed}
+	c := &Conn{Conn: t, raw: t.NetConn(), proto: proto, closed: closed}
 	if certs := t.ConnectionState().PeerCertificates; len(certs) > 0 {
 		c.key = certs[0].PublicKey
 		if proto != ProtoJoin { // there, nobody has signed for the name
@@ -63,6 +64,13 @@ func (c *Conn) PeerKey() crypto.PublicKey { return c.key }
 
 // Protocol is what was agreed on.
 func (c *Conn) Protocol() string { return c.proto }
+
+// cut ends the connection at once, without the farewell of TLS, for which a peer
+// that no longer reads would keep us waiting.
+func (c *Conn) cut() {
+	_ = c.raw.Close()
+	_ = c.Close()
+}
 
 // Close ends the connection. It may be called more than once.
 func (c *Conn) Close() error {

@@ -84,7 +84,7 @@ func (j joining) exchange(ctx context.Context, base DialFunc) (*skeinv1.JoinResp
 		return nil, fmt.Errorf("join by %s: %w", j.addr, err)
 	}
 	wrapped := newConn(conn, ProtoJoin, nil)
-	defer func() { _ = wrapped.Close() }()
+	defer wrapped.cut() // the answer is read whole, or not wanted
 	pub, err := x509.MarshalPKIXPublicKey(j.key.Public())
 	if err != nil {
 		return nil, fmt.Errorf("marshal the node's key: %w", err)

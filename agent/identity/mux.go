@@ -132,15 +132,8 @@ func (m *Mux) stop() {
 		_ = l.Close()
 	}
 	for c := range conns {
-		cut(c)
+		c.cut()
 	}
-}
-
-// cut ends a connection at once, without the farewell of TLS, for which a peer
-// that no longer reads would keep us waiting.
-func cut(c *Conn) {
-	_ = c.NetConn().Close()
-	_ = c.Close()
 }
 
 // Recheck asks about every open connection of another node again, and cuts those
@@ -152,7 +145,7 @@ func (m *Mux) Recheck() {
 	for _, c := range open {
 		if err := m.verify(c.peer, c.key, c.proto); err != nil {
 			m.log.Info("connection cut", "node", c.peer, "addr", c.RemoteAddr(), "proto", c.proto, "err", err)
-			cut(c)
+			c.cut()
 		}
 	}
 }
