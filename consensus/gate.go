@@ -25,12 +25,15 @@ type gate struct {
 
 	mu    sync.Mutex
 	peers map[raft.ServerID]peer
+	round uint64        // counts marks
+	acked chan struct{} // closed when a follower has answered
 }
 
 // A peer is what a follower answered last.
 type peer struct {
 	lastIndex uint64
 	heard     time.Time
+	round     uint64 // in which it was asked what it then agreed to
 }
 
 func newGate(t raft.Transport) (*gate, error) {
@@ -38,7 +41,7 @@ func newGate(t raft.Transport) (*gate, error) {
 	if !ok {
 		return nil, errors.New("transport cannot ask for pre-votes")
 	}
-	return &gate{preVoteTransport: inner, peers: make(map[raft.ServerID]peer)}, nil
+	return &gate{preVoteTransport: inner, peers: make(map[raft.ServerID]peer), acked: make(chan struct{})}, nil
 }
 
 func (g *gate) open()        { g.shut.Store(false) }
@@ -73,13 +76,45 @@ func (g *gate) AppendEntries(id raft.ServerID, target raft.ServerAddress, req *r
 	if err := g.pass(); err != nil {
 		return err
 	}
+	g.mu.Lock()
+	round := g.round
+	g.mu.Unlock()
 	if err := g.preVoteTransport.AppendEntries(id, target, req, resp); err != nil {
 		return err
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.peers[id] = peer{lastIndex: resp.LastLog, heard: time.Now()}
+	p := peer{lastIndex: resp.LastLog, heard: time.Now(), round: g.peers[id].round}
+	if resp.Success && resp.Term == req.Term {
+		p.round = max(p.round, round)
+	}
+	g.peers[id] = p
+	close(g.acked)
+	g.acked = make(chan struct{})
 	return nil
+}
+
+// mark begins a round and returns its number: answers count for it only if they
+// were asked for after this.
+func (g *gate) mark() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.round++
+	return g.round
+}
+
+// agreed returns how many of the names agreed in a round or a later one, and a
+// channel that is closed when there is an answer that was not counted.
+func (g *gate) agreed(round uint64, names []string) (int, <-chan struct{}) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := 0
+	for _, name := range names {
+		if g.peers[raft.ServerID(name)].round >= round {
+			n++
+		}
+	}
+	return n, g.acked
 }
 
 func (g *gate) AppendEntriesPipeline(id raft.ServerID, target raft.ServerAddress) (raft.AppendPipeline, error) {

@@ -145,15 +145,36 @@ func (n *Node) TransferLeadership(ctx context.Context, name string) error {
 	})
 }
 
-// Confirm returns nil if, after it was called, a quorum still took this node for
-// its leader.
+// Confirm returns nil if a quorum, asked after it was called, still took this
+// node for its leader.
 func (n *Node) Confirm(ctx context.Context) error {
-	if !n.IsLeader() {
+	now := n.reign.Load()
+	if !now.isReady() {
 		return ErrNotLeader
 	}
-	return n.change(ctx, "confirm leadership", func(r *raft.Raft, _ time.Duration) raft.Future {
-		return r.VerifyLeader()
-	})
+	// Raft counts answers to heartbeats that it sent before it was asked, which
+	// after a pause of the whole process may be old. So the gate counts too.
+	round := n.gate.mark()
+	for {
+		err := n.change(ctx, "confirm leadership", func(r *raft.Raft, _ time.Duration) raft.Future {
+			return r.VerifyLeader()
+		})
+		if err != nil {
+			return err
+		}
+		others := n.otherVoters()
+		agreed, more := n.gate.agreed(round, others)
+		if 1+agreed > (1+len(others))/2 {
+			return nil
+		}
+		select {
+		case <-more:
+		case <-now.lost:
+			return fmt.Errorf("confirm leadership: %w", ErrNotLeader)
+		case <-ctx.Done():
+			return fmt.Errorf("confirm leadership: %w", context.Cause(ctx))
+		}
+	}
 }
 
 // ReadIndex returns an index such that a store which has reached it holds every
