@@ -56,7 +56,7 @@ func podWhy(p *corev1.Pod) string {
 // podSpec tells what a Pod or template asks for; statuses are empty for a
 // template.
 func (d *description) podSpec(s *corev1.PodSpec, statuses []corev1.ContainerStatus) {
-	d.put("Restarts", string(s.RestartPolicy))
+	d.put("Restart policy", string(s.RestartPolicy))
 	if s.TerminationGracePeriodSeconds != nil {
 		d.put("Grace", fmt.Sprintf("%ds", *s.TerminationGracePeriodSeconds))
 	}

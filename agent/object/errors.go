@@ -89,6 +89,7 @@ func (p *problems) hint(path, hint, format string, args ...any) {
 // each adds one fault for each message that Kubernetes' own checks return.
 func (p *problems) each(path, value string, messages []string) {
 	for _, m := range messages {
+		m, _, _ = strings.Cut(m, " (e.g. ") // the examples and expressions that follow fill a screen
 		p.add(path, "%s: %s", strconv.Quote(clip(value)), m)
 	}
 }

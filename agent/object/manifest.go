@@ -263,7 +263,7 @@ func refusedKind(name string) (msg, hint string) {
 		return "images are not made by manifests", "load one with \"skein image import FILE.tar\""
 	}
 	if hint, ok := refusedKinds[name]; ok {
-		return "the kind " + name + " is not supported yet, it comes in a later version", hint
+		return "the kind " + name + " is " + tellNotYet, hint
 	}
 	if hint, ok := neverKinds[name]; ok {
 		return "the kind " + name + " is not supported", hint

@@ -11,8 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"github.com/skein-dev/skein/consensus/state"
 )
 
@@ -137,22 +135,31 @@ func merge(have, patch any) any {
 
 // kept refuses a patch of what a patch may not touch.
 func (p *problems) kept(kind *Kind, have, merged map[string]any) {
-	p.same("", have, merged, membersOf(kind.typ), "spec", "metadata")
-	was, _ := have["metadata"].(map[string]any)
-	is, ok := merged["metadata"].(map[string]any)
-	if !ok {
+	if _, ok := merged["metadata"].(map[string]any); !ok {
 		p.add("metadata", "cannot be removed")
 		return
 	}
-	p.same("metadata", was, is, membersOf(reflect.TypeFor[metav1.ObjectMeta]()), "labels", "annotations")
+	for _, path := range []string{"apiVersion", "kind", "metadata.name", "metadata.namespace"} {
+		if textAt(have, path) != textAt(merged, path) {
+			p.add(path, "cannot be changed")
+		}
+	}
+	p.same("", schemas()[kind.Name], have, merged)
 }
 
-// same tells which known fields differ that are not free to. Of the unknown the
-// reader tells.
-func (p *problems) same(path string, was, is map[string]any, known *members, free ...string) {
-	for _, name := range known.names {
-		if !slices.Contains(free, name) && !reflect.DeepEqual(was[name], is[name]) {
-			p.add(dotted(path, name), "cannot be changed: the cluster writes it")
+// same tells which of the fields that the cluster writes differ.
+func (p *problems) same(path string, f *field, was, is map[string]any) {
+	for _, name := range slices.Sorted(maps.Keys(f.children)) {
+		child, at := f.children[name], dotted(path, name)
+		switch child.verdict {
+		case server:
+			if !reflect.DeepEqual(was[name], is[name]) {
+				p.add(at, "cannot be changed: the cluster writes it")
+			}
+		case inside:
+			a, _ := was[name].(map[string]any)
+			b, _ := is[name].(map[string]any)
+			p.same(at, child, a, b)
 		}
 	}
 }

@@ -30,7 +30,9 @@ func (r *reader) read(kind *Kind, v *value) {
 
 // value writes v, which is not null.
 func (r *reader) value(v *value, t reflect.Type, f *field, path string) {
-	r.lines[path] = v.line
+	if _, told := r.lines[path]; !told { // that of its name, if it has one
+		r.lines[path] = v.line
+	}
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
@@ -109,21 +111,16 @@ func (r *reader) admits(f *field, p pair, path string) bool {
 		if p.val.shape == text && p.val.text == "" {
 			return false
 		}
-		r.hint(path, f.hint, "%s is not supported%s; accepted is %s", p.val.short(), version(notYet), strings.Join(f.values, " or "))
+		r.hint(path, f.hint, "%s is not supported; accepted is %s", p.val.short(), strings.Join(f.values, " or "))
 		return false
 	}
 	if !p.val.empty() {
-		r.hint(path, f.hint, "not supported%s", version(f.verdict))
+		r.hint(path, f.hint, "%s", map[verdict]string{notYet: tellNotYet, never: "not supported"}[f.verdict])
 	}
 	return false
 }
 
-func version(v verdict) string {
-	if v == notYet {
-		return " yet, it comes in a later version"
-	}
-	return ""
-}
+const tellNotYet = "not supported yet, it comes in a later version"
 
 func (r *reader) mapping(v *value, t reflect.Type, f *field, path string) {
 	if v.shape != object {

@@ -73,7 +73,8 @@ func read(data []byte) ([]*value, error) {
 	}
 	if first := bytes.TrimLeft(data, " \t\r\n"); len(first) > 0 && (first[0] == '{' || first[0] == '[') {
 		docs, jsonErr := readJSON(data)
-		if jsonErr == nil || json.Valid(data) {
+		var fault *treeError
+		if !errors.As(jsonErr, &fault) || !fault.syntax {
 			return docs, jsonErr
 		}
 		if docs, err := readYAML(data); err == nil {
@@ -106,14 +107,11 @@ func readYAML(data []byte) ([]*value, error) {
 		if err := c.check(); err != nil {
 			return nil, err
 		}
-		var n yaml.Node
-		if err := yaml.Unmarshal(c.data, &n); err != nil {
-			return nil, c.syntax(err)
+		n, err := c.parse()
+		if err != nil {
+			return nil, err
 		}
-		if n.Kind == 0 {
-			continue
-		}
-		v, err := fromYAML(&n, c.line)
+		v, err := fromYAML(n, c.line)
 		if err != nil {
 			return nil, err
 		}
@@ -155,12 +153,28 @@ func (c chunk) check() error {
 	return nil
 }
 
+// parse reads the one document that a chunk holds.
+func (c chunk) parse() (*yaml.Node, error) {
+	dec := yaml.NewDecoder(bytes.NewReader(c.data))
+	var n, more yaml.Node
+	if err := dec.Decode(&n); err != nil {
+		return nil, c.syntax(err)
+	}
+	if err := dec.Decode(&more); !errors.Is(err, io.EOF) { // the parser stops where a document seems to end
+		if err == nil {
+			err = fmt.Errorf("line %d: a document ends before this, without a line of ---", more.Line)
+		}
+		return nil, c.syntax(err)
+	}
+	return &n, nil
+}
+
 var yamlLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?(.*)$`)
 
 // syntax places a parser's error in the file.
 func (c chunk) syntax(err error) error {
 	m := yamlLine.FindStringSubmatch(strings.SplitN(err.Error(), "\n", 2)[0])
-	out := &treeError{line: c.line + 1, msg: "cannot be read as YAML: " + err.Error()}
+	out := &treeError{line: c.line + 1, syntax: true, msg: "cannot be read as YAML: " + err.Error()}
 	if m == nil {
 		return out
 	}
@@ -234,7 +248,7 @@ func (r *jsonReader) fault(err error) error {
 		to := min(max(syntax.Offset-1, 0), int64(len(r.data)))
 		line = 1 + bytes.Count(r.data[:to], []byte("\n"))
 	}
-	return &treeError{line: line, msg: "cannot be read as JSON: " + err.Error()}
+	return &treeError{line: line, syntax: true, msg: "cannot be read as JSON: " + err.Error()}
 }
 
 // next reads one value. At the end of all it returns nil and io.EOF.

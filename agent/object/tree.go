@@ -89,9 +89,10 @@ func clip(s string) string {
 
 // A treeError is a fault of the text itself.
 type treeError struct {
-	line int
-	msg  string
-	hint string
+	line   int
+	msg    string
+	hint   string
+	syntax bool // it is no text of its language at all
 }
 
 func (e *treeError) Error() string { return fmt.Sprintf("line %d: %s", e.line, e.msg) }

@@ -88,7 +88,7 @@ func (p *problems) annotations(set map[string]string, path string) {
 		p.each(at, key, validation.IsQualifiedName(strings.ToLower(key)))
 		switch {
 		case key == AnnotationExclusive:
-			p.hint(at, "until then allow that a second Pod may run for some seconds after a node is cut off", "not supported yet, it comes in a later version")
+			p.hint(at, "until then a second Pod may run for some seconds after a node is cut off", "%s", tellNotYet)
 		case strings.HasPrefix(key, annotationPrefix) && !slices.Contains(ours, key):
 			if near := nearest(key, ours); near != "" {
 				p.add(at, "unknown annotation of skein.dev; did you mean %s?", near)

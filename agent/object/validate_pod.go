@@ -58,7 +58,9 @@ func (p *problems) container(c *corev1.Container, path string) {
 	} else {
 		p.each(path+".name", c.Name, validation.IsDNS1123Label(c.Name))
 	}
-	if err := ValidImage(c.Image); err != nil {
+	if c.Image == "" {
+		p.add(path+".image", "is missing")
+	} else if err := ValidImage(c.Image); err != nil {
 		p.add(path+".image", "%q: %v", clip(c.Image), err)
 	}
 	switch c.ImagePullPolicy {
