@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -85,7 +84,7 @@ func chooseTarget(c *cli.Context) (*skeinv1.ClientContext, error) {
 		return target, nil
 	}
 	if _, err := os.Stat(defaultSocket); err != nil {
-		return nil, failed("skein ctx add NAME 'skeinctx1-…', as printed by \"skein token create --role admin\" on a node; \"skeind lab up\" raises a cluster here",
+		return nil, failed("add one with the line that \"skein token create --role admin\" prints on a node; \"skeind lab up\" raises one here",
 			"there is no cluster to talk to: no context is selected and %s is not there", defaultSocket)
 	}
 	target.Server = "unix://" + defaultSocket
@@ -118,13 +117,15 @@ func dial(target *skeinv1.ClientContext) (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	options := []connecthttp.Option{connecthttp.WithReadMaxBytes(0)} // lists are as long as the cluster is large
-	client := connect.NewClient(
-		connecthttp.NewTransport(&http.Client{Transport: transport}, base, options...),
-		bearer(target.GetToken()), explainTransport(target.GetServer()),
-	)
-	result.ClusterServiceClient = skeinv1connect.NewClusterServiceClient(client)
+	result.ClusterServiceClient = overTransport(base, transport, target)
 	return result, nil
+}
+
+func overTransport(base string, transport *http.Transport, target *skeinv1.ClientContext) skeinv1connect.ClusterServiceClient {
+	return skeinv1connect.NewClusterServiceClient(connect.NewClient(
+		connecthttp.NewTransport(&http.Client{Transport: transport}, base, connecthttp.WithReadMaxBytes(0)), // lists are as long as the cluster is large
+		bearer(target.GetToken()), explainTransport(target.GetServer()),
+	))
 }
 
 // newTransport speaks HTTP/2 only: exec needs both directions at once.
@@ -146,14 +147,13 @@ func newTransport(target *skeinv1.ClientContext) (string, *http.Transport, error
 	if err != nil {
 		return "", nil, err
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM([]byte(target.GetCaPem())) {
-		return "", nil, failed("add --ca FILE, or use a context: skein ctx ls", "cannot trust https://%s: its cluster's CA is not known here", address)
+	transport.TLSClientConfig, err = trust("https://"+address, target.GetCaPem(), target.GetToken())
+	if err != nil {
+		return "", nil, err
 	}
 	transport.Protocols.SetHTTP2(true)
 	transport.DialContext = dialer.DialContext
 	transport.Proxy = http.ProxyFromEnvironment
-	transport.TLSClientConfig = &tls.Config{MinVersion: tls.VersionTLS13, ServerName: serverName, RootCAs: pool}
 	return "https://" + address, transport, nil
 }
 

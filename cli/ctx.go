@@ -2,8 +2,7 @@ package cli
 
 import (
 	"fmt"
-	"io"
-	"net/url"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -41,12 +40,13 @@ skein ctx use -n team-a               another namespace where no -n is given`,
 				Action:    s.showContext,
 			},
 			{
-				Name: "add", ArgsUsage: "[NAME] ACCESS|- | NAME --server URL --token TOKEN --ca FILE", Usage: "add one",
-				UsageText: `skein ctx add prod skeinctx1-…        the line that "skein token create --role" printed
-skein ctx add prod -                  the same, from standard input
-skein ctx add prod --server https://192.0.2.10:7373 --token TOKEN --ca ca.pem`,
-				Flags:  []cli.Flag{&cli.BoolFlag{Name: "force", Usage: "replace one of that name"}},
-				Action: s.addContext,
+				Name: "add", ArgsUsage: "[NAME] --server URL --token TOKEN", Usage: "add one, named after its server where no name is given",
+				UsageText: `skein ctx add --server https://192.0.2.10:7373 --token skeinp1-…    as "skein token create --role" printed it
+skein ctx add prod --server https://192.0.2.10:7373 --token TOKEN --ca ca.pem
+skein ctx add here --server unix:///run/skein/skein.sock`,
+				Description: "A token names the CA of its cluster, so that no other can pass for it; --ca is for those that do not.",
+				Flags:       []cli.Flag{&cli.BoolFlag{Name: "force", Usage: "replace one of that name"}},
+				Action:      s.addContext,
 			},
 			{
 				Name: "rm", Aliases: []string{"remove"}, ArgsUsage: "NAME…", Usage: "forget one",
@@ -157,18 +157,22 @@ func (s *session) showContext(c *cli.Context) error {
 		}
 		return "kept in " + path
 	}
+	ca := kept(found.GetCaPem())
+	if _, named := pinOf(found.GetToken()); named && found.GetCaPem() == "" {
+		ca = "the one that the token names"
+	}
 	rows := [][]string{
 		{"name:", found.GetName()},
 		{"server:", found.GetServer()},
 		{"namespace:", namespaceOr(found.GetNamespace())},
 		{"token:", kept(found.GetToken())},
-		{"ca:", kept(found.GetCaPem())},
+		{"ca:", ca},
 	}
 	return (&grid{now: s.now}).write(s.stdout, false, rows)
 }
 
 func (s *session) addContext(c *cli.Context) error {
-	added, err := s.newContext(c)
+	added, err := newContext(c)
 	if err != nil {
 		return err
 	}
@@ -199,24 +203,20 @@ func (s *session) addContext(c *cli.Context) error {
 	return nil
 }
 
-// newContext reads the context to add out of an access line, or out of flags.
-func (s *session) newContext(c *cli.Context) (*skeinv1.ClientContext, error) {
-	args := c.Args().Slice()
-	last := ""
-	if len(args) > 0 {
-		last = args[len(args)-1]
+// newContext makes the context that arguments and flags describe. Nothing is sent
+// anywhere yet.
+func newContext(c *cli.Context) (*skeinv1.ClientContext, error) {
+	if c.NArg() > 1 {
+		return nil, tooMany(c, c.Args().Get(1))
 	}
-	if last == "-" || strings.HasPrefix(last, accessPrefix) {
-		return s.accessContext(c, args[:len(args)-1], last)
+	added := &skeinv1.ClientContext{Name: c.Args().First(), Server: c.String("server"), Token: c.String("token")}
+	if added.GetServer() == "" {
+		return nil, missing(c, "--server")
 	}
-	if len(args) == 0 || c.String("server") == "" {
-		return nil, missing(c, "an access line, or a name and --server")
-	}
-	if len(args) > 1 {
-		return nil, tooMany(c, args[1])
-	}
-	added := &skeinv1.ClientContext{Name: args[0], Server: c.String("server"), Token: c.String("token")}
-	if strings.HasPrefix(added.GetServer(), "unix://") {
+	if path, ok := strings.CutPrefix(added.GetServer(), "unix://"); ok {
+		if added.GetName() == "" {
+			added.Name = strings.Trim(path, "/")
+		}
 		return added, nil
 	}
 	address, err := serverAddress(added.GetServer())
@@ -224,54 +224,23 @@ func (s *session) newContext(c *cli.Context) (*skeinv1.ClientContext, error) {
 		return nil, err
 	}
 	added.Server = "https://" + address
-	if c.String("ca") == "" || added.GetToken() == "" {
-		return nil, usageError("an access line holds all of it: skein token create --role admin", "%s needs --token, and --ca with the cluster's CA certificate", c.Command.HelpName)
-	}
-	pem, err := os.ReadFile(c.String("ca"))
-	if err != nil {
-		return nil, usageError("", "read the CA: %s", err)
-	}
-	added.CaPem = string(pem)
-	_, _, err = newTransport(added) // refuses what cannot be trusted or reached
-	return added, err
-}
-
-func (s *session) accessContext(c *cli.Context, names []string, word string) (*skeinv1.ClientContext, error) {
-	if len(names) > 1 {
-		return nil, tooMany(c, names[1])
-	}
-	if word == "-" {
-		data, err := io.ReadAll(io.LimitReader(s.stdin, 1<<20))
-		if err != nil {
-			return nil, fmt.Errorf("read the access line: %w", err)
-		}
-		fields := strings.Fields(string(data)) // "skein ctx add skeinctx1-…" as it was printed will do
-		if len(fields) > 0 {
-			word = fields[len(fields)-1]
-		}
-	}
-	added, err := unpackAccess(word)
-	if err != nil {
-		return nil, err
-	}
-	if len(names) > 0 {
-		added.Name = names[0]
-	}
-	if server := c.String("server"); server != "" { // reached at another address from here
-		address, err := serverAddress(server)
-		if err != nil {
-			return nil, err
-		}
-		added.Server = "https://" + address
+	if added.GetToken() == "" {
+		return nil, missing(c, "--token")
 	}
 	if added.GetName() == "" {
-		u, err := url.Parse(added.GetServer())
-		if err != nil {
-			return nil, usageError("", "%q is no address of an API", added.GetServer())
+		if added.Name, _, err = net.SplitHostPort(address); err != nil {
+			return nil, usageError("", "%q is no address of an API", address)
 		}
-		added.Name = u.Hostname()
 	}
-	return added, nil
+	if file := c.String("ca"); file != "" {
+		pem, err := os.ReadFile(file)
+		if err != nil {
+			return nil, usageError("", "read the CA: %s", err)
+		}
+		added.CaPem = string(pem)
+	}
+	_, err = trust(added.GetServer(), added.GetCaPem(), added.GetToken())
+	return added, err
 }
 
 func (s *session) removeContexts(c *cli.Context) error {

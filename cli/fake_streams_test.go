@@ -140,6 +140,8 @@ func (f *fake) Logs(_ context.Context, req *skeinv1.LogsRequest, stream skeinv1c
 		begin.Partial = true
 		lines = append(lines, begin, line(first, "web", 2, "line"), line(first, "web", 3, "another"))
 		lines = append(lines, &skeinv1.LogsResponse{Pod: first, Notice: "3 lines were dropped: the disk was full"})
+	case len(req.GetObjects()) == 1 && req.GetObjects()[0].GetName() == "single":
+		lines = append(lines, line("single-1", "web", 1, "alone"))
 	case req.GetFollow() && !again:
 		lines = append(lines, line("web-1", "web", 1, "a"), line("web-1", "web", 1, "b"), line("web-2", "web", 2, "c"))
 	case req.GetFollow():

@@ -35,8 +35,8 @@ type fake struct {
 	asked  []string
 	counts map[string]int
 	calls  chan string // every procedure, as it is called
-	ca     string
-	image  bytes.Buffer
+	token  string
+	image  []byte // the last one imported
 }
 
 func newFake() *fake {
@@ -81,7 +81,7 @@ func (f *fake) intercept(next connect.ServerFunc) connect.ServerFunc {
 		case "broken":
 			return errors.New("a cause that stays on the server")
 		}
-		if info, ok := connect.CallInfoForServerContext(ctx); ok && f.modeNow() == "token" && info.RequestHeader().Get("Authorization") != "Bearer s3cret" {
+		if info, ok := connect.CallInfoForServerContext(ctx); ok && f.modeNow() == "token" && info.RequestHeader().Get("Authorization") != "Bearer "+f.secret() {
 			return refuse(connect.CodeUnauthenticated, exitForbidden, "", "the token is not known here")
 		}
 		return next(ctx, spec, noted{stream, f, name})
@@ -92,6 +92,13 @@ func (f *fake) modeNow() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.mode
+}
+
+// secret is the token of a person.
+func (f *fake) secret() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.token
 }
 
 // count tells how often it was called with key before.
@@ -166,8 +173,9 @@ func ago(d time.Duration) string { return time.Now().Add(-d).UTC().Format(time.R
 
 var answers = map[string]string{
 	"pod":        `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web-1","namespace":"default","resourceVersion":"7","labels":{"app":"web"}},"spec":{"containers":[{"name":"web","image":"skein/demo:v1"}]}}`,
+	"single":     `{"kind":"Deployment","metadata":{"name":"single"},"spec":{"replicas":1,"selector":{"matchLabels":{"app":"single"}}}}`,
 	"two":        `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"two"},"spec":{"containers":[{"name":"app"},{"name":"sidecar"}]}}`,
-	"deployment": `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"web","resourceVersion":"42"},"spec":{"replicas":3,"template":{"spec":{"containers":[{"name":"web","image":"skein/demo:v1","ports":[{"containerPort":8080}]},{"name":"log","image":"x"}]}}}}`,
+	"deployment": `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"web","resourceVersion":"42"},"spec":{"replicas":3,"selector":{"matchLabels":{"app":"web"}},"template":{"spec":{"containers":[{"name":"web","image":"skein/demo:v1","ports":[{"containerPort":8080}]},{"name":"log","image":"x"}]}}}}`,
 	"node":       `{"apiVersion":"v1","kind":"List","items":[{"metadata":{"name":"n1","annotations":{"skein.dev/advertise":"192.0.2.1:7373"}}},{"metadata":{"name":"n2","labels":{"skein.dev/leader":"true"},"annotations":{"skein.dev/advertise":"192.0.2.2:7373"}}}]}`,
 }
 
@@ -198,6 +206,9 @@ func (f *fake) Get(_ context.Context, req *skeinv1.GetRequest) (*skeinv1.GetResp
 		answer.Document = []byte("apiVersion: v1\nkind: Pod\nmetadata:\n  name: " + req.GetName() + "\n")
 	case skeinv1.Format_FORMAT_NAME:
 		answer.Document = []byte(names[kind])
+		if req.GetLabelSelector() == "app=single" {
+			answer.Document = []byte("pod/single-1\n")
+		}
 	default:
 		answer.Table = f.table(kind, req)
 	}
@@ -293,9 +304,9 @@ func (f *fake) RemoveNode(_ context.Context, req *skeinv1.RemoveNodeRequest) (*s
 }
 
 func (f *fake) CreateToken(_ context.Context, req *skeinv1.CreateTokenRequest) (*skeinv1.CreateTokenResponse, error) {
-	response := &skeinv1.CreateTokenResponse{Id: "7f3k9q", Token: "s3cret", CaPem: f.ca}
+	response := &skeinv1.CreateTokenResponse{Id: "7f3k9q", Token: f.secret()}
 	if req.GetRole() == "" {
-		response.JoinCommand = "skeind run --join 192.0.2.2:7373 --token s3cret"
+		response.JoinCommand = "skeind run --join 192.0.2.2:7373 --token skein1-x"
 	}
 	return response, nil
 }
@@ -312,7 +323,7 @@ func (f *fake) RevokeToken(context.Context, *skeinv1.RevokeTokenRequest) (*skein
 }
 
 func (f *fake) ImportImage(_ context.Context, stream skeinv1connect.ClusterServiceImportImageServerStream) (*skeinv1.ImportImageResponse, error) {
-	f.image.Reset()
+	var image bytes.Buffer
 	node := "n1"
 	for {
 		req, err := stream.Receive()
@@ -325,12 +336,15 @@ func (f *fake) ImportImage(_ context.Context, stream skeinv1connect.ClusterServi
 		if req.GetNode() != "" {
 			node = req.GetNode()
 		}
-		f.image.Write(req.GetChunk())
-		if bytes.HasPrefix(f.image.Bytes(), []byte("no image")) {
+		image.Write(req.GetChunk())
+		if bytes.HasPrefix(image.Bytes(), []byte("no image")) {
 			return nil, refuse(connect.CodeInvalidArgument, exitUsage, "", "that is neither a docker-save archive nor an OCI layout")
 		}
 	}
-	return &skeinv1.ImportImageResponse{References: []string{"web:v1"}, Node: node, Bytes: int64(f.image.Len())}, nil
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.image = image.Bytes()
+	return &skeinv1.ImportImageResponse{References: []string{"web:v1"}, Node: node, Bytes: int64(image.Len())}, nil
 }
 
 // cutOff ends a call as a machine that loses its power does, from HTTP's view.

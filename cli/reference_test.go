@@ -101,7 +101,7 @@ In this order: ` + "`--socket`" + `; ` + "`--server`" + ` with ` + "`--token`" +
 ~/.config/skein/config.json, or where ` + "`SKEIN_CONFIG`" + ` says. To give a person access:
 
 `)
-	b.WriteString("```\nskein token create --role edit        # on a node; prints one line\nskein ctx add prod skeinctx1-…        # that line, on the person's machine\n```\n\n")
+	b.WriteString("```\nskein token create --role edit                                      # on a node; prints this line:\nskein ctx add --server https://192.0.2.10:7373 --token skeinp1-…    # for the person's machine\n```\n\n")
 	b.WriteString("| flag of every verb | variable | |\n|---|---|---|\n")
 	for _, f := range globalFlags() {
 		left, usage, _ := describeFlag(f)

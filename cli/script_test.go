@@ -40,8 +40,8 @@ func TestMain(m *testing.M) {
 }
 
 // Scripts run skein as people do, each against a cluster of its own that is
-// reached at $SKEIN_SOCKET, and with TLS at $SERVER. ca.pem is its CA, other.pem
-// that of a stranger.
+// reached at $SKEIN_SOCKET, and with TLS and $TOKEN at $SERVER. ca.pem is its CA.
+// At $STRANGER is another cluster, of other.pem.
 //
 //	code N skein …    it ends with exit code N
 //	mode NAME         how the cluster behaves from now on
@@ -81,7 +81,11 @@ func TestScripts(t *testing.T) {
 				ts.Check(err)
 			},
 			"received": func(ts *testscript.TestScript, _ bool, args []string) {
-				if got := ts.Value("fake").(*fake).image.String(); got != ts.ReadFile(args[0]) {
+				f := ts.Value("fake").(*fake)
+				f.mu.Lock()
+				got := string(f.image)
+				f.mu.Unlock()
+				if got != ts.ReadFile(args[0]) {
 					ts.Fatalf("%d bytes came in, want those of %s", len(got), args[0])
 				}
 			},
@@ -94,34 +98,47 @@ func setupCluster(env *testscript.Env, f *fake) error {
 	if err != nil {
 		return err
 	}
-	socket := filepath.Join(dir, "s")
 	env.Defer(func() { os.RemoveAll(dir) })
+	socket := filepath.Join(dir, "s")
 	unix, err := net.Listen("unix", socket)
 	if err != nil {
 		return err
 	}
-	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	address, ca, err := serveTLS(env, f, unix)
 	if err != nil {
 		return err
 	}
+	f.mu.Lock()
+	f.token = personToken(ca)
+	f.mu.Unlock()
+	stranger, otherCA, err := serveTLS(env, newFake())
+	if err != nil {
+		return err
+	}
+	env.Vars = append(env.Vars,
+		"SKEIN_SOCKET="+socket, "SERVER=https://"+address, "STRANGER=https://"+stranger, "TOKEN="+f.secret(),
+		"SKEIN_CONFIG="+filepath.Join(env.WorkDir, "config.json"), "TERM=xterm")
+	return errors.Join(
+		os.WriteFile(filepath.Join(env.WorkDir, "ca.pem"), []byte(ca), 0o600),
+		os.WriteFile(filepath.Join(env.WorkDir, "other.pem"), []byte(otherCA), 0o600),
+	)
+}
+
+// serveTLS serves on a port of its own, as a node does, and on what else is given.
+func serveTLS(env *testscript.Env, f *fake, also ...net.Listener) (address, caPEM string, err error) {
 	certificate, caPEM, err := newCertificate()
 	if err != nil {
-		return err
+		return "", "", err
 	}
-	f.ca = caPEM
-	env.Defer(serve(f, unix, tls.NewListener(tcp, &tls.Config{
-		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certificate}, NextProtos: []string{"h2"},
-	})))
-	env.Vars = append(env.Vars,
-		"SKEIN_SOCKET="+socket, "SERVER=https://"+tcp.Addr().String(), "SKEIN_CONFIG="+filepath.Join(env.WorkDir, "config.json"), "TERM=xterm")
-	_, otherPEM, err := newCertificate()
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return err
+		return "", "", err
 	}
-	return errors.Join(
-		os.WriteFile(filepath.Join(env.WorkDir, "ca.pem"), []byte(caPEM), 0o600),
-		os.WriteFile(filepath.Join(env.WorkDir, "other.pem"), []byte(otherPEM), 0o600),
-	)
+	secure := tls.NewListener(tcp, &tls.Config{
+		MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{certificate}, NextProtos: []string{"h2"},
+	})
+	env.Defer(serve(f, append(also, secure)...))
+	return tcp.Addr().String(), caPEM, nil
 }
 
 // serve answers on every listener until the function that it returns is called.
@@ -176,5 +193,5 @@ func newCertificate() (tls.Certificate, string, error) {
 		return tls.Certificate{}, "", err
 	}
 	caPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caDER})
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, string(caPEM), nil
+	return tls.Certificate{Certificate: [][]byte{der, caDER}, PrivateKey: key}, string(caPEM), nil
 }

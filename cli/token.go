@@ -72,7 +72,7 @@ func (s *session) createToken(c *cli.Context) error {
 	}
 	access := ""
 	if c.String("role") != "" {
-		if access, err = s.accessFor(c.Context, cluster, response); err != nil {
+		if access, err = accessFor(c.Context, cluster, response); err != nil {
 			return err
 		}
 	}
@@ -83,7 +83,7 @@ func (s *session) createToken(c *cli.Context) error {
 		fmt.Fprintln(s.stdout, response.GetToken())
 	case access != "":
 		fmt.Fprintf(s.stderr, "this line gives access as %s; it is not shown again (skein token revoke %s takes it back):\n", c.String("role"), response.GetId())
-		fmt.Fprintf(s.stdout, "skein ctx add %s\n", access)
+		fmt.Fprintln(s.stdout, access)
 	default:
 		fmt.Fprintf(s.stderr, "run this line on each machine that is to join; it is not shown again (skein token revoke %s takes it back):\n", response.GetId())
 		fmt.Fprintln(s.stdout, response.GetJoinCommand())
@@ -96,8 +96,8 @@ func (s *session) printTokenJSON(response *skeinv1.CreateTokenResponse, access s
 		ID          string `json:"id"`
 		Token       string `json:"token"`
 		JoinCommand string `json:"joinCommand,omitempty"`
-		Access      string `json:"access,omitempty"`
-		CAPEM       string `json:"caPem"`
+		AddCommand  string `json:"addCommand,omitempty"`
+		CAPEM       string `json:"caPem,omitempty"`
 	}{response.GetId(), response.GetToken(), response.GetJoinCommand(), access, response.GetCaPem()})
 	if err != nil {
 		return fmt.Errorf("encode the token: %w", err)
@@ -110,8 +110,9 @@ func (s *session) printTokenJSON(response *skeinv1.CreateTokenResponse, access s
 	return err
 }
 
-// accessFor packs a person's token with what else it takes to reach the cluster.
-func (s *session) accessFor(ctx context.Context, cluster *cluster, response *skeinv1.CreateTokenResponse) (string, error) {
+// accessFor is the command that gives a person access. No CA is in it: the token
+// names that.
+func accessFor(ctx context.Context, cluster *cluster, response *skeinv1.CreateTokenResponse) (string, error) {
 	server := cluster.server
 	if strings.HasPrefix(server, "unix://") {
 		address, err := advertised(ctx, cluster)
@@ -120,7 +121,7 @@ func (s *session) accessFor(ctx context.Context, cluster *cluster, response *ske
 		}
 		server = "https://" + address
 	}
-	return packAccess(&skeinv1.ClientContext{Server: server, CaPem: response.GetCaPem(), Token: response.GetToken()})
+	return fmt.Sprintf("skein ctx add --server %s --token %s", server, response.GetToken()), nil
 }
 
 // advertised finds an address at which another machine reaches the API: the
@@ -149,7 +150,7 @@ func advertised(ctx context.Context, cluster *cluster) (string, error) {
 		}
 	}
 	if found == "" {
-		return "", failed("name one: --server https://HOST:7373 with a context of that cluster", "no node says at which address it is reached")
+		return "", failed("", "no node says at which address it is reached")
 	}
 	return found, nil
 }

@@ -172,14 +172,18 @@ func verdict(subject string, outcome *skeinv1.AwaitResponse) error {
 }
 
 // passing says whether an error may be over in a moment: nobody answered, or
-// there was no leader.
+// there was no leader. Not asked once our own context has ended.
 func passing(err error) bool {
 	var gone *unreachableError
 	if errors.As(err, &gone) {
 		return true
 	}
 	var answer *connect.Error
-	return errors.As(err, &answer) && answer.Code() == connect.CodeUnavailable
+	if !errors.As(err, &answer) {
+		return false
+	}
+	// Cancelled, and not by us: it led the cluster, and does no longer.
+	return answer.Code() == connect.CodeUnavailable || answer.Code() == connect.CodeCanceled
 }
 
 // sleep reports whether it slept the whole time.

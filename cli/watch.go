@@ -3,6 +3,7 @@ package cli
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,7 +19,7 @@ const patience = 30 * time.Second
 // watch prints what is there and then every change, a row at a time below the
 // first ones. When the stream breaks it resumes and prints only what differs.
 func (l *listing) watch(ctx context.Context, cluster *cluster, request *skeinv1.GetRequest) error {
-	w := &watcher{listing: l, known: map[string][]string{}, grid: &grid{now: l.session.now}}
+	w := &watcher{listing: l, known: map[string][]string{}, objects: map[string]string{}, grid: &grid{now: l.session.now}}
 	return l.session.keep(ctx, func(ctx context.Context, alive func()) error {
 		stream, err := cluster.Watch(ctx, request)
 		if err != nil {
@@ -70,7 +71,8 @@ type watcher struct {
 	pending []*skeinv1.TableRow // of the present state, until all of it is here
 	synced  bool
 	headed  bool
-	begun   map[string]bool // keys seen since a reset
+	begun   map[string]bool   // keys seen since a reset
+	objects map[string]string // version by uid, of JSON
 }
 
 func (w *watcher) take(message *skeinv1.WatchResponse) error {
@@ -154,7 +156,23 @@ func (w *watcher) gone(keys []string) error {
 	return nil
 }
 
+// document prints an object, but not again after a reset the version that it
+// had before.
 func (w *watcher) document(document []byte) error {
+	if w.format == skeinv1.Format_FORMAT_JSON {
+		var object struct {
+			Metadata struct {
+				UID             string `json:"uid"`
+				ResourceVersion string `json:"resourceVersion"`
+			} `json:"metadata"`
+		}
+		if json.Unmarshal(document, &object) == nil && object.Metadata.UID != "" {
+			if w.objects[object.Metadata.UID] == object.Metadata.ResourceVersion {
+				return nil
+			}
+			w.objects[object.Metadata.UID] = object.Metadata.ResourceVersion
+		}
+	}
 	if w.format == skeinv1.Format_FORMAT_YAML {
 		if w.headed {
 			document = append([]byte("---\n"), document...)
