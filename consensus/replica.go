@@ -158,6 +158,10 @@ var errSwitched = errors.New("another source is wanted")
 
 // follow follows one source to its end and reports whether it told anything.
 func (r *Replica) follow(ctx context.Context) (begun bool, err error) {
+	select {
+	case <-r.switched: // the source that is asked for now is the one wanted
+	default:
+	}
 	ctx, stop := context.WithCancelCause(ctx)
 	var parts sync.WaitGroup
 	defer parts.Wait()

@@ -109,19 +109,14 @@ func (f *replicaFile) keep(ctx context.Context, store *state.Store, log *slog.Lo
 
 // write replaces the file by what the store holds, so that after a crash it is
 // either the old one or the new one.
-func (f *replicaFile) write(store *state.Store) (err error) {
+func (f *replicaFile) write(store *state.Store) error {
 	aside := f.path + ".new"
 	file, err := os.OpenFile(aside, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("open: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(aside))
-		}
-	}()
 	if err := errors.Join(f.fill(file, store), file.Close()); err != nil {
-		return err
+		return errors.Join(err, os.Remove(aside)) // it may be what fills the disk
 	}
 	if err := os.Rename(aside, f.path); err != nil {
 		return fmt.Errorf("rename: %w", err)

@@ -35,7 +35,7 @@ func OpenStores(dir string, log *slog.Logger) (*Stores, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	bridge := newBridge(log)
-	w, err := wal.Open(logDir, wal.WithSegmentSize(segmentSize), wal.WithLogger(bridge))
+	w, err := wal.Open(logDir, wal.WithSegmentSize(segmentSize), wal.WithLogger(bridge), wal.WithMetaStore(new(walMeta)))
 	if err != nil {
 		return nil, fmt.Errorf("open log in %s: %w", logDir, err)
 	}
