@@ -24,10 +24,14 @@ import (
 // next, so that nobody waits long for the turn.
 const maxPods = 256
 
+// lookAtAll is how often every Deployment is looked at, changed or not.
+const lookAtAll = 5 * time.Minute
+
 // rollouts makes the Pods of Deployments what they should be.
 type rollouts struct {
 	*reign
 	due map[state.Key]due // Deployments to look at again without a change
+	all time.Time         // when all were last looked at
 }
 
 // due is when to look again, and how often looking has failed in a row.
@@ -40,6 +44,10 @@ type due struct {
 // due. One that fails does not hold up the others.
 func (r *rollouts) do(ctx context.Context) error {
 	now := time.Now()
+	if now.Sub(r.all) >= lookAtAll {
+		r.all = now
+		r.model.soilAll() // whatever a lost wake-up has left behind
+	}
 	for key, d := range r.due {
 		if !d.at.After(now) {
 			r.model.soil(key)

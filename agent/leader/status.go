@@ -97,7 +97,11 @@ func (e *edit) conditions(s *appsv1.DeploymentStatus) time.Duration {
 		limit = time.Duration(*e.d.Spec.ProgressDeadlineSeconds) * time.Second
 	}
 	left := limit
-	if !moved {
+	switch {
+	case moved:
+	case have.Reason == reasonTooSlow:
+		left = 0 // until it moves
+	default:
 		left = have.LastUpdateTime.Add(limit).Sub(e.now)
 	}
 	if left <= 0 && !e.wish.paused {
