@@ -214,7 +214,9 @@ func (w *world) Remove(_ context.Context, name string, prev uint64) error {
 	return w.change(name, prev, func(i int) { w.members = slices.Delete(w.members, i, i+1) })
 }
 
-func (w *world) TransferLeadership(context.Context, string) error { return errors.New("not in this world") }
+func (w *world) TransferLeadership(context.Context, string) error {
+	return errors.New("not in this world")
+}
 
 func (w *world) Progress(name string) (consensus.Progress, bool) {
 	w.mu.Lock()
