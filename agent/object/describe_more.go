@@ -196,8 +196,8 @@ func (d *description) node(n *corev1.Node) error {
 	}
 	d.put("Requested", amounts(sum))
 	i := &n.Status.NodeInfo
-	d.put("System", strings.Join(slices.DeleteFunc([]string{i.OSImage, i.KernelVersion, i.OperatingSystem + "/" + i.Architecture, i.ContainerRuntimeVersion},
-		func(s string) bool { return strings.Trim(s, "/") == "" }), ", "))
+	d.put("System", orNone(strings.Join(slices.DeleteFunc([]string{i.OSImage, i.KernelVersion, i.OperatingSystem + "/" + i.Architecture, i.ContainerRuntimeVersion},
+		func(s string) bool { return strings.Trim(s, "/") == "" }), ", ")))
 	d.put("Agent", orNone(i.KubeletVersion))
 	var list []condition
 	for _, c := range n.Status.Conditions {

@@ -149,22 +149,33 @@ func Nearest(word string) string {
 	return ""
 }
 
-// nearest returns the candidate that fewest edits turn word into, or nothing if
-// more than a third of its letters would have to change.
+// nearest returns the candidate that fewest edits turn word into, of equals the
+// one that begins most like it, or nothing if more than a third of its letters
+// would have to change.
 func nearest(word string, candidates []string) string {
-	best, distance := "", 1+max(1, len(word)/3)
 	if len(word) > 64 {
 		return ""
 	}
+	best, distance := "", 1+max(1, len(word)/3)
 	for _, c := range candidates {
 		if strings.EqualFold(c, word) {
 			return c
 		}
-		if d := edits(word, c); d < distance {
+		d := edits(word, c)
+		if d < distance || d == distance && best != "" && common(word, c) > common(word, best) {
 			best, distance = c, d
 		}
 	}
 	return best
+}
+
+// common counts the letters with which both words begin.
+func common(a, b string) int {
+	n := 0
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
+	}
+	return n
 }
 
 // edits counts the letters to insert, delete, replace or swap with their

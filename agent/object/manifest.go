@@ -217,11 +217,9 @@ func outer(path string) string {
 	return ""
 }
 
-// refusedKinds are kinds of Kubernetes that people will try.
-var refusedKinds = map[string]string{
-	"ReplicaSet":              "write a Deployment: its Revisions are what ReplicaSets are to Kubernetes",
-	"ReplicationController":   "write a Deployment",
-	"StatefulSet":             "write a Deployment for what keeps no data of its own",
+// laterKinds and neverKinds are kinds of Kubernetes that people will try, with
+// what they can do instead.
+var laterKinds = map[string]string{
 	"DaemonSet":               "until then write a Deployment",
 	"Job":                     "until then write a Pod with restartPolicy: OnFailure",
 	"CronJob":                 "until then start Pods from cron",
@@ -230,15 +228,18 @@ var refusedKinds = map[string]string{
 	"ConfigMap":               "until then write values into env, and files into the image",
 	"Secret":                  "until then write values into env",
 	"PersistentVolumeClaim":   "until then Pods keep no data of their own",
-	"PersistentVolume":        "until then Pods keep no data of their own",
 	"HorizontalPodAutoscaler": "until then use \"skein scale\"",
 	"PodDisruptionBudget":     "\"skein node drain\" moves Pods one node at a time",
-	"NetworkPolicy":           "until then run what must not meet in different clusters",
-	"ResourceQuota":           "set requests and limits of each container",
-	"LimitRange":              "set requests and limits of each container",
 }
 
 var neverKinds = map[string]string{
+	"PersistentVolume":               "storage is local to a node",
+	"LimitRange":                     "set requests and limits of each container",
+	"ResourceQuota":                  "set requests and limits of each container",
+	"NetworkPolicy":                  "run what must not meet in different clusters",
+	"StatefulSet":                    "write a Deployment for what keeps no data of its own",
+	"ReplicationController":          "write a Deployment",
+	"ReplicaSet":                     "write a Deployment: its Revisions are what ReplicaSets are to Kubernetes",
 	"CustomResourceDefinition":       "write what you need as Deployments",
 	"MutatingWebhookConfiguration":   "validate manifests before you apply them",
 	"ValidatingWebhookConfiguration": "validate manifests before you apply them",
@@ -262,7 +263,7 @@ func refusedKind(name string) (msg, hint string) {
 	case KindImage:
 		return "images are not made by manifests", "load one with \"skein image import FILE.tar\""
 	}
-	if hint, ok := refusedKinds[name]; ok {
+	if hint, ok := laterKinds[name]; ok {
 		return "the kind " + name + " is " + tellNotYet, hint
 	}
 	if hint, ok := neverKinds[name]; ok {
