@@ -335,3 +335,23 @@ func TestMergeIsThatOfTheRFC(t *testing.T) {
 		}
 	}
 }
+
+func FuzzMergePatch(f *testing.F) {
+	for _, seed := range []string{`{"spec":{"replicas":5}}`, `{"metadata":{"labels":{"a":null}}}`, `{"spec":{"template":null,"strategy":{"type":"Recreate","rollingUpdate":null}}}`, `{"kind":1}`} {
+		f.Add([]byte(seed))
+	}
+	row := stored(f, web)
+	f.Fuzz(func(t *testing.T, patch []byte) {
+		next, action, err := MergePatch(row, patch)
+		if err != nil {
+			return
+		}
+		again := rowOf(t, next, 6)
+		if _, second, err := MergePatch(again, []byte(`{}`)); err != nil || second != Unchanged {
+			t.Fatalf("%s after %s: %s, %v", patch, action, second, err)
+		}
+		if again.UID != row.UID || again.Key != row.Key {
+			t.Fatalf("%s made it %s %s", patch, again.Key, again.UID)
+		}
+	})
+}
