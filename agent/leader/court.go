@@ -50,7 +50,7 @@ func newCourt(r *reign) *court {
 	rules.Grace = r.AgentGrace
 	return &court{
 		reign: r, machine: verdict.New(r.Name, rules), bell: reconcile.NewBell(),
-		clerk: newClerk(r), alive: map[string]bool{},
+		clerk: newClerk(r), alive: map[string]bool{r.Name: true},
 	}
 }
 
@@ -79,7 +79,9 @@ func (c *court) streamClosed(node string) {
 
 func (c *court) heard(node string) {
 	c.seen(node, true)
-	c.bell.Ring()
+	if !c.model.isReady(node) {
+		c.bell.Ring()
+	}
 }
 
 func (c *court) seen(node string, alive bool) {
@@ -131,9 +133,6 @@ func (c *court) run(ctx context.Context) error {
 func (c *court) members() verdict.Members {
 	c.viewed = time.Now()
 	var ev verdict.Members
-	if c.Observers != nil {
-		ev.Observers = c.Observers()
-	}
 	c.model.mu.Lock()
 	defer c.model.mu.Unlock()
 	for _, name := range sortedKeys(c.model.nodes) {
@@ -148,7 +147,25 @@ func (c *court) members() verdict.Members {
 		}
 		ev.Nodes = append(ev.Nodes, in)
 	}
+	if c.Observers != nil {
+		ev.Observers = c.Observers()
+	} else {
+		ev.Observers = everybodyElse(ev.Nodes)
+	}
 	return ev
+}
+
+// everybodyElse observes a node where there is no ring.
+func everybodyElse(nodes []verdict.Node) func(string) []string {
+	return func(node string) []string {
+		var names []string
+		for _, n := range nodes {
+			if n.Name != node {
+				names = append(names, n.Name)
+			}
+		}
+		return names
+	}
 }
 
 func (c *court) step(ctx context.Context, ev verdict.Event) {
@@ -273,12 +290,11 @@ func outcomeOf(r skeinv1.ProbeResult) verdict.Outcome {
 // the machine does not judge.
 func (c *court) greet() {
 	c.mu.Lock()
-	alive := sortedKeys(c.alive)
-	c.mu.Unlock()
-	for _, name := range alive {
-		c.model.mu.Lock()
+	defer c.mu.Unlock()
+	c.model.mu.Lock()
+	defer c.model.mu.Unlock()
+	for name := range c.alive {
 		n := c.model.nodes[name]
-		c.model.mu.Unlock()
 		if n == nil || !n.known || n.ready == corev1.ConditionTrue {
 			continue
 		}
@@ -286,6 +302,13 @@ func (c *court) greet() {
 			c.clerk.write(name, ready)
 		}
 	}
+}
+
+func (m *model) isReady(node string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := m.nodes[node]
+	return n != nil && n.ready == corev1.ConditionTrue
 }
 
 func (m *model) uidOf(node string) string {

@@ -188,6 +188,11 @@ type edit struct {
 	cast      cast
 	number    int64 // of the newest Revision, with those that are drafted
 
+	made    *object.Revision                  // that new Pods belong to, nil if there is no need to touch it
+	changed bool                              // made must be written
+	trimmed map[string]bool                   // Revisions that go, by uid
+	counts  map[string]*object.RevisionStatus // by uid of the Revision
+
 	deed deed
 	out  draft
 }
@@ -235,11 +240,10 @@ func (e *edit) write() error {
 		e.deed.create = min(e.deed.create, maxPods)
 		e.deed.remove = e.deed.remove[:min(len(e.deed.remove), maxPods)]
 	}
-	rev, err := e.revision()
-	if err != nil {
+	if err := e.revision(); err != nil {
 		return err
 	}
-	if err := e.create(rev); err != nil {
+	if err := e.create(e.made); err != nil {
 		return err
 	}
 	if err := e.removeSome(); err != nil {
@@ -249,33 +253,40 @@ func (e *edit) write() error {
 	return e.finish()
 }
 
-// revision returns the Revision that new Pods belong to, drafted if need be.
-func (e *edit) revision() (*object.Revision, error) {
+// revision finds the Revision that new Pods belong to, drafted if need be.
+// finish writes it.
+func (e *edit) revision() error {
 	if e.current == nil {
 		e.number++
-		rev := newRevision(e.d, e.hash, e.number, e.UID(), e.now)
-		e.out.note(e.out.about, corev1.EventTypeNormal, "NewRevision", "revision %d is %s", e.number, rev.Name)
-		return rev, e.put(rev, 0)
+		e.made = newRevision(e.d, e.hash, e.number, e.UID(), e.now)
+		e.changed = true
+		e.out.note(e.out.about, corev1.EventTypeNormal, "NewRevision", "revision %d is %s", e.number, e.made.Name)
+		return nil
 	}
 	renumber := e.current.number < e.number && !e.wish.paused
 	if e.deed.create == 0 && !renumber {
-		return nil, nil
+		return nil
 	}
-	row, ok := e.store.Get(e.current.key)
-	if !ok || row.Version != e.current.version {
-		return nil, &state.ConflictError{Key: e.current.key, Want: e.current.version}
-	}
-	rev, err := object.Decode[object.Revision](row)
+	rev, err := e.read(e.current)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if renumber { // an old template is wanted again
 		e.number++
 		rev.Spec.Number = e.number
-		return rev, e.put(rev, row.Version)
+		e.changed = true
 	}
-	e.out.ops = append(e.out.ops, object.Check(e.current.key, e.current.version))
-	return rev, nil
+	e.made = rev
+	return nil
+}
+
+// read decodes a Revision, which must be as the model has it.
+func (e *edit) read(rev *revision) (*object.Revision, error) {
+	row, ok := e.store.Get(rev.key)
+	if !ok || row.Version != rev.version {
+		return nil, &state.ConflictError{Key: rev.key, Want: rev.version}
+	}
+	return object.Decode[object.Revision](row)
 }
 
 // create drafts new Pods, placed already where they fit: that saves the way
@@ -337,6 +348,7 @@ func (e *edit) trim() {
 	if e.d.Spec.RevisionHistoryLimit != nil {
 		keep = int(*e.d.Spec.RevisionHistoryLimit)
 	}
+	e.trimmed = map[string]bool{}
 	var empty []*revision
 	for _, rev := range e.revisions {
 		if rev != e.current && len(e.model.byOwner[rev.uid]) == 0 {
@@ -345,6 +357,7 @@ func (e *edit) trim() {
 	}
 	for _, rev := range empty[:max(0, len(empty)-keep)] {
 		e.out.ops = append(e.out.ops, object.Delete(rev.key, rev.version))
+		e.trimmed[rev.uid] = true
 	}
 }
 
@@ -354,6 +367,9 @@ func (e *edit) finish() error {
 	again := e.status()
 	if again > 0 && (e.out.again == 0 || again < e.out.again) {
 		e.out.again = again
+	}
+	if err := e.revisionStatus(); err != nil {
+		return err
 	}
 	op, err := object.Put(e.d, e.row.Version)
 	if err != nil {

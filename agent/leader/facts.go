@@ -2,6 +2,8 @@ package leader
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -151,6 +153,19 @@ func (n *node) lost() bool {
 	return n.ready == corev1.ConditionUnknown && n.reason == object.ReasonNodeLost
 }
 
+// offersAs tells whether placement may take the one for the other.
+func (n *node) offersAs(o *node) bool {
+	a, b := &n.place, &o.place
+	return a.Zone == b.Zone && a.CPU == b.CPU && a.Memory == b.Memory && a.Pods == b.Pods &&
+		a.Ready == b.Ready && a.Cordoned == b.Cordoned && maps.Equal(a.Labels, b.Labels) && slices.Equal(a.Images, b.Images)
+}
+
+// standsAs tells whether both are judged, and vote, alike.
+func (n *node) standsAs(o *node) bool {
+	return n.uid == o.uid && n.known == o.known && n.ready == o.ready && n.reason == o.reason &&
+		n.never == o.never && n.place.Zone == o.place.Zone
+}
+
 // gone tells whether the node's agent is away from a machine that lives.
 func (n *node) gone() bool {
 	return n.ready == corev1.ConditionUnknown && n.reason == object.ReasonAgentGone
@@ -197,6 +212,7 @@ type revision struct {
 	number     int64
 	hash       string // of the template as this build writes it, whatever the name says
 	shape      *place.Shape
+	status     object.RevisionStatus
 }
 
 func revisionFacts(row *state.Row) (*revision, error) {
@@ -206,7 +222,7 @@ func revisionFacts(row *state.Row) (*revision, error) {
 	}
 	out := &revision{
 		key: row.Key, uid: row.UID, version: row.Version, number: r.Spec.Number,
-		hash: object.TemplateHash(&r.Spec.Template), shape: shapeOf(&r.Spec.Template.Spec),
+		hash: object.TemplateHash(&r.Spec.Template), shape: shapeOf(&r.Spec.Template.Spec), status: r.Status,
 	}
 	if owner := metav1.GetControllerOf(r); owner != nil {
 		out.deployment = string(owner.UID)

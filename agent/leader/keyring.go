@@ -52,6 +52,10 @@ func (r *reign) turnKey(ctx context.Context) (again time.Duration, err error) {
 			return 0, err
 		}
 		version = row.Version
+	} else if !r.model.enrolled() {
+		// A new cluster is still being written: its first key is the one that
+		// its first node already seals with.
+		return time.Second, nil
 	}
 	now := time.Now()
 	keys, again := nextKeys(ring.Spec.Keys, now, freshKey)

@@ -68,7 +68,7 @@ type Config struct {
 	Prober    Prober
 	Preparer  Preparer
 	// Observers takes a snapshot of who observes whom, by this agent's own view
-	// of the ring. nil: nobody does.
+	// of the ring: only their reports count. nil: everybody observes everybody.
 	Observers func() func(node string) []string
 	// Load tells how busy a node is, 0 to 1, and whether anybody knows. nil
 	// where nobody does.

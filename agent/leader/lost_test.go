@@ -335,3 +335,39 @@ func TestVotersFollowTheNodes(t *testing.T) {
 		}
 	})
 }
+
+func TestALeaderThatWasSaidToBeLostIsReadyAgain(t *testing.T) {
+	inWorld(t, three, func(w *world) {
+		w.resign()
+		row, _ := w.store.Get(state.Key{Kind: object.KindNode, Name: "n1"})
+		op, _, err := readiness(row, corev1.ConditionUnknown, object.ReasonNodeLost, "was said before", time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Commit(w.ctx, &logv1.Txn{Ops: []*logv1.Op{op}}); err != nil {
+			t.Fatal(err)
+		}
+		w.begin()
+		w.settle()
+		if c := w.ready("n1"); c.Status != corev1.ConditionTrue {
+			t.Errorf("n1, which leads, is ready: %s (%s), want True", c.Status, c.Reason)
+		}
+	})
+}
+
+func TestALeaderWaitsForTheFirstKeyOfANewCluster(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, "n1")
+		w.begin()
+		time.Sleep(10 * time.Second)
+		if rows := w.store.List(object.KindKeyring, "", ""); len(rows) > 0 {
+			t.Error("a keyring was made before the cluster was")
+		}
+		w.join("n1")
+		w.settle()
+		if got := len(w.keys()); got != 1 {
+			t.Errorf("%d keys, want 1", got)
+		}
+		w.end()
+	})
+}

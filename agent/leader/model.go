@@ -241,9 +241,14 @@ func (m *model) remove(key state.Key) {
 }
 
 func (m *model) putNode(n *node) {
+	old := m.nodes[n.place.Name]
 	m.nodes[n.place.Name] = n
-	m.showNode(n)
-	m.ringNodes()
+	if old == nil || !old.offersAs(n) {
+		m.showNode(n)
+	}
+	if old == nil || !old.standsAs(n) {
+		m.ringNodes()
+	}
 }
 
 func (m *model) ringNodes() {
@@ -418,6 +423,13 @@ func exit(in map[string]pods, name string, key state.Key) {
 			delete(in, name)
 		}
 	}
+}
+
+// enrolled tells whether there is any node.
+func (m *model) enrolled() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.nodes) > 0
 }
 
 func (m *model) isEnding(namespace string) bool {

@@ -32,20 +32,25 @@ func (e *edit) status() time.Duration {
 	for _, r := range e.deed.remove {
 		gone[r.pod] = true
 	}
+	e.counts = map[string]*object.RevisionStatus{}
 	for side, pods := range [][]*pod{e.cast.current, e.cast.old} {
 		for _, p := range pods {
 			if gone[p] || !p.active() {
 				continue
 			}
+			of := e.countsOf(p.owner)
 			s.Replicas++
+			of.Replicas++
 			if side == 0 {
 				s.UpdatedReplicas++
 			}
 			if p.ready {
 				s.ReadyReplicas++
+				of.ReadyReplicas++
 			}
 			if ok, _ := p.available(e.wish.minReady, e.now); ok {
 				s.AvailableReplicas++
+				of.AvailableReplicas++
 			}
 		}
 	}
@@ -64,6 +69,47 @@ func (e *edit) status() time.Duration {
 		e.d.Annotations[object.AnnotationRevision] = strconv.FormatInt(e.number, 10)
 	}
 	return again
+}
+
+func (e *edit) countsOf(uid string) *object.RevisionStatus {
+	of := e.counts[uid]
+	if of == nil {
+		of = &object.RevisionStatus{}
+		e.counts[uid] = of
+	}
+	return of
+}
+
+// revisionStatus drafts the status of the Revisions whose Pods have changed.
+func (e *edit) revisionStatus() error {
+	if e.made != nil {
+		e.countsOf(string(e.made.UID)).Replicas += int32(e.deed.create)
+	}
+	for _, rev := range e.revisions {
+		want := *e.countsOf(rev.uid)
+		if e.trimmed[rev.uid] || e.made != nil && e.made.Name == rev.key.Name || want == rev.status {
+			continue
+		}
+		full, err := e.read(rev)
+		if err != nil {
+			return err
+		}
+		full.Status = want
+		if err := e.put(full, rev.version); err != nil {
+			return err
+		}
+	}
+	if e.made == nil {
+		return nil
+	}
+	want := *e.countsOf(string(e.made.UID))
+	expect := object.Version(e.made)
+	if want == e.made.Status && !e.changed {
+		e.out.ops = append(e.out.ops, object.Check(object.KeyOf(e.made), expect))
+		return nil
+	}
+	e.made.Status = want
+	return e.put(e.made, expect)
 }
 
 func (e *edit) conditions(s *appsv1.DeploymentStatus) time.Duration {

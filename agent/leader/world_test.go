@@ -31,7 +31,7 @@ import (
 // A world is a cluster without raft, network and kernels: a store that applies
 // what is committed at once, machines that do as told, and a leader.
 type world struct {
-	t     *testing.T
+	t     testing.TB
 	store *state.Store
 	lead  *Leader
 	self  string
@@ -76,7 +76,8 @@ func inWorld(t *testing.T, names []string, test func(*world)) {
 	})
 }
 
-func newWorld(t *testing.T, self string) *world {
+func newWorld(t testing.TB, self string) *world {
+	t.Helper()
 	w := &world{
 		t: t, store: state.New(), self: self, machines: map[string]*machine{},
 		random: rand.New(rand.NewPCG(1, 2)), ctx: t.Context(),
