@@ -1,0 +1,128 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/image-spec/identity"
+
+	"github.com/skein-dev/skein/runtime/container"
+)
+
+// labelImage on a writable snapshot names the image it was made from, by digest.
+const labelImage = "skein.dev/image"
+
+// Mounts returns what to mount as the writable root file system that key names,
+// made from the image with this digest, which must be here. Asked again with
+// the same key it answers the same, whatever was written there since. The first
+// time an image is asked for its layers are unpacked, which takes as long as it
+// takes; after that a new root costs a few writes to the metadata.
+//
+// The root, and with it the image, stays until Release. Options may grow longer
+// than the 4096 bytes that mount(2) takes: some 60 layers in a deep folder.
+func (s *Store) Mounts(ctx context.Context, key, digest string) ([]container.Mount, error) {
+	if key == "" || len(key) > 512 || strings.HasPrefix(key, unpackPrefix) {
+		return nil, fmt.Errorf("%.40q cannot be the key of a root file system", key)
+	}
+	ctx = s.context(ctx)
+	unlock, err := s.turns.lock(ctx, "root "+key)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	info, err := s.snapshots.Stat(ctx, key)
+	switch {
+	case err == nil && info.Labels[labelImage] != digest:
+		return nil, fmt.Errorf("root file system %s is made from image %s", key, info.Labels[labelImage])
+	case err == nil:
+		m, err := s.snapshots.Mounts(ctx, key)
+		return translate(m), err
+	case !errdefs.IsNotFound(err):
+		return nil, fmt.Errorf("look for root file system %s: %w", key, err)
+	}
+	return s.newRoot(ctx, key, digest)
+}
+
+func (s *Store) newRoot(ctx context.Context, key, digest string) ([]container.Mount, error) {
+	t, err := s.known(ctx, digest)
+	if err != nil {
+		return nil, fmt.Errorf("image %s: %w", digest, err)
+	}
+	labels := snapshots.WithLabels(map[string]string{
+		labelRoot:                 time.Now().UTC().Format(time.RFC3339),
+		labelRefContent + "image": digest,
+		labelImage:                digest,
+	})
+	top := identity.ChainID(t.config.diffs).String()
+	m, err := s.snapshots.Prepare(ctx, key, top, labels)
+	if !errdefs.IsNotFound(err) {
+		return translate(m), err
+	}
+	// The layers are not unpacked. The lease keeps them until the root does.
+	ctx, release, err := s.lease(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if err := s.unpack(ctx, t); err != nil {
+		return nil, fmt.Errorf("unpack image %s: %w", digest, err)
+	}
+	m, err = s.snapshots.Prepare(ctx, key, top, labels)
+	if err != nil {
+		return nil, fmt.Errorf("make root file system %s: %w", key, err)
+	}
+	return translate(m), nil
+}
+
+func translate(mounts []mount.Mount) []container.Mount {
+	var out []container.Mount
+	for _, m := range mounts {
+		out = append(out, container.Mount{Type: m.Type, Source: m.Source, Options: m.Options})
+	}
+	return out
+}
+
+// Release gives up the root file system that key names, which must not be
+// mounted any more. Its disk space is free after the next Collect. A key that
+// names none is no error.
+func (s *Store) Release(ctx context.Context, key string) error {
+	ctx = s.context(ctx)
+	unlock, err := s.turns.lock(ctx, "root "+key)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	info, err := s.snapshots.Stat(ctx, key)
+	if err == nil && info.Labels[labelImage] == "" {
+		return fmt.Errorf("%.80q is no root file system", key)
+	}
+	if err == nil {
+		err = s.snapshots.Remove(ctx, key)
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("release root file system %s: %w", key, err)
+	}
+	return nil
+}
+
+// Snapshots returns the keys of all root file systems, so that their owner can
+// release those it knows nothing of.
+func (s *Store) Snapshots(ctx context.Context) ([]string, error) {
+	var keys []string
+	err := s.snapshots.Walk(s.context(ctx), func(_ context.Context, info snapshots.Info) error {
+		if info.Kind == snapshots.KindActive && info.Labels[labelImage] != "" {
+			keys = append(keys, info.Name)
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errdefs.ErrNotFound) {
+		return nil, fmt.Errorf("list root file systems: %w", err)
+	}
+	return keys, nil
+}

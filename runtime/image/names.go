@@ -1,0 +1,159 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// A Descriptor is what a name means.
+type Descriptor struct {
+	Digest    string // of the manifest, or of the index above it
+	MediaType string
+	Size      int64 // bytes of this platform's image as it is kept: manifest, configuration and layers
+}
+
+// An Image is one that this machine has.
+type Image struct {
+	References []string // sorted, in their familiar form
+	Digest     string
+	Size       int64 // as in Descriptor
+}
+
+// labelSize on an image record holds Descriptor.Size.
+const labelSize = "skein.dev/size"
+
+// record gives a tree its name, taking the name from another if need be.
+func (s *Store) record(ctx context.Context, name string, t *tree) error {
+	img := images.Image{
+		Name:   name,
+		Target: ocispec.Descriptor{Digest: t.root.Digest, MediaType: t.root.MediaType, Size: t.root.Size},
+		Labels: map[string]string{labelSize: strconv.FormatInt(t.size(), 10)},
+	}
+	_, err := s.images.Create(ctx, img)
+	if errdefs.IsAlreadyExists(err) {
+		_, err = s.images.Update(ctx, img, "target", "labels")
+	}
+	if err != nil {
+		return fmt.Errorf("name image %s: %w", familiar(name), err)
+	}
+	return nil
+}
+
+// Resolve tells what a reference means here. A reference with a digest means
+// that digest, if any name here does. Without either: ErrNotFound.
+func (s *Store) Resolve(ctx context.Context, ref string) (Descriptor, error) {
+	named, err := parse(ref)
+	if err != nil {
+		return Descriptor{}, err
+	}
+	ctx = s.context(ctx)
+	img, err := s.images.Get(ctx, named.String())
+	if pinned, ok := named.(reference.Digested); ok && errdefs.IsNotFound(err) {
+		var list []images.Image
+		list, err = s.images.List(ctx, "target.digest=="+pinned.Digest().String())
+		if err == nil && len(list) == 0 {
+			err = errdefs.ErrNotFound
+		}
+		if err == nil {
+			img = list[0]
+		}
+	}
+	if errdefs.IsNotFound(err) {
+		return Descriptor{}, fmt.Errorf("image %s: %w", reference.FamiliarString(named), ErrNotFound)
+	}
+	if err != nil {
+		return Descriptor{}, fmt.Errorf("look for image %s: %w", reference.FamiliarString(named), err)
+	}
+	return Descriptor{Digest: img.Target.Digest.String(), MediaType: img.Target.MediaType, Size: size(img)}, nil
+}
+
+func size(img images.Image) int64 {
+	n, _ := strconv.ParseInt(img.Labels[labelSize], 10, 64) // our own writing; zero is as good as unknown
+	return n
+}
+
+// List returns the images that have a name here, by digest.
+func (s *Store) List(ctx context.Context) ([]Image, error) {
+	records, err := s.images.List(s.context(ctx))
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	byDigest := map[string]*Image{}
+	for _, r := range records {
+		d := r.Target.Digest.String()
+		if byDigest[d] == nil {
+			byDigest[d] = &Image{Digest: d, Size: size(r)}
+		}
+		byDigest[d].References = append(byDigest[d].References, familiar(r.Name))
+	}
+	list := make([]Image, 0, len(byDigest))
+	for _, img := range byDigest {
+		slices.Sort(img.References)
+		list = append(list, *img)
+	}
+	slices.SortFunc(list, func(a, b Image) int { return strings.Compare(a.Digest, b.Digest) })
+	return list, nil
+}
+
+// known returns the tree of an image that is here, whether or not it has a name.
+func (s *Store) known(ctx context.Context, digest string) (*tree, error) {
+	d, err := parseDigest(digest)
+	if err != nil {
+		return nil, err
+	}
+	return s.walk(s.context(ctx), d, s.local)
+}
+
+// Has tells whether all that this machine needs to run the image is here.
+func (s *Store) Has(ctx context.Context, digest string) bool {
+	err := s.complete(ctx, digest)
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		s.log.Debug("image cannot be used", "digest", digest, "err", err)
+	}
+	return err == nil
+}
+
+func (s *Store) complete(ctx context.Context, digest string) error {
+	t, err := s.known(ctx, digest)
+	if err != nil {
+		return err
+	}
+	gap, err := s.missing(s.context(ctx), t)
+	if err == nil && gap != "" {
+		err = fmt.Errorf("layer %s: %w", gap, ErrNotFound)
+	}
+	return err
+}
+
+// Remove takes a name away. The image goes with the next Collect, unless
+// another name means it or a root file system is made of it.
+func (s *Store) Remove(ctx context.Context, ref string) error {
+	named, err := parse(ref)
+	if err != nil {
+		return err
+	}
+	err = s.images.Delete(s.context(ctx), named.String())
+	if errdefs.IsNotFound(err) {
+		return fmt.Errorf("image %s: %w", reference.FamiliarString(named), ErrNotFound)
+	}
+	return err
+}
+
+// Collect frees what no name, root file system or work in progress needs.
+func (s *Store) Collect(ctx context.Context) error {
+	stats, err := s.db.GarbageCollect(s.context(ctx))
+	if err != nil {
+		return fmt.Errorf("collect what no image needs: %w", err)
+	}
+	s.log.Debug("image store collected", "in", stats.Elapsed())
+	return nil
+}
