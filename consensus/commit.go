@@ -19,7 +19,7 @@ const (
 	maxTxn       = 4 << 20   // bytes of one transaction
 	maxEntryTxns = 64        // transactions in one entry
 	maxEntryData = 256 << 10 // bytes of them, unless one alone is larger
-	maxInFlight  = 4         // entries proposed and not answered
+	maxInFlight  = 2         // entries proposed and not answered
 )
 
 // Commit proposes txn and returns the index of the entry that holds it once it

@@ -148,6 +148,9 @@ func TestALogWriteThatHangsCostsLeadership(t *testing.T) {
 		if took := time.Since(begin); took < 2*time.Second || took > 5*time.Second {
 			t.Errorf("another leads after %v, want 2 s and an election", took)
 		}
+		if !n1.Stalled() || next.Stalled() {
+			t.Errorf("stalled: n1 %v, %s %v", n1.Stalled(), next.name, next.Stalled())
+		}
 		if n1.IsLeader() || n1.Leader() == "n1" {
 			t.Error("the node with the hanging disk still takes itself for the leader")
 		}

@@ -97,6 +97,10 @@ func (n *Node) LastContact() time.Time {
 	}
 }
 
+// Stalled reports whether a write to the log has been taking too long and has
+// not ended yet.
+func (n *Node) Stalled() bool { return n.logs.hangs() }
+
 // Term returns the term that this node knows of, 0 outside of Run.
 func (n *Node) Term() uint64 {
 	if r := n.raft.Load(); r != nil {
@@ -251,4 +255,16 @@ func (n *Node) refuseCalls() {
 	n.stopped = true
 	n.callsMu.Unlock()
 	n.calls.Wait()
+}
+
+// CaughtUp reports whether Store holds all that was known to be committed when
+// a leader was last heard. It is false from Run until then: a log that was read
+// back from disk says nothing of what in it was agreed on, so the store of a
+// node that has just started is empty or old, and absence means nothing.
+func (n *Node) CaughtUp() bool {
+	r := n.raft.Load()
+	if r == nil || n.LastContact().IsZero() {
+		return false
+	}
+	return n.IsLeader() || r.AppliedIndex() >= r.CommitIndex()
 }

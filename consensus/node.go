@@ -193,11 +193,11 @@ func (n *Node) Run(ctx context.Context) error {
 	rc.NotifyCh = led
 	cache, err := raft.NewLogCache(64, n.logs)
 	if err != nil {
-		return fmt.Errorf("make log cache: %w", err)
+		return errors.Join(fmt.Errorf("make log cache: %w", err), n.gate.Close())
 	}
 	r, err := raft.NewRaft(rc, &fsm{store: n.store, codec: newCodec()}, cache, n.cfg.Stable, snapshots{n.cfg.Snapshots, n.logs}, n.gate)
 	if err != nil {
-		return fmt.Errorf("start raft: %w", err)
+		return errors.Join(fmt.Errorf("start raft: %w", err), n.gate.Close())
 	}
 	n.raft.Store(r)
 

@@ -51,6 +51,12 @@ func (w *wire) lead(s *state.Store) {
 	w.store = s
 }
 
+func (w *wire) timesAsked() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.asked
+}
+
 func (w *wire) lastSince() uint64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -180,8 +186,8 @@ func TestAReplicaBacksOffWhileNobodyAnswers(t *testing.T) {
 		w := &wire{}
 		r, _ := replicate(t, "", w)
 		time.Sleep(10 * time.Minute)
-		if w.asked > 400 || w.asked < 100 {
-			t.Errorf("asked %d times in ten minutes, want once in 2.5 to 5 s", w.asked)
+		if n := w.timesAsked(); n > 400 || n < 100 {
+			t.Errorf("asked %d times in ten minutes, want once in 2.5 to 5 s", n)
 		}
 		if r.Synced() || !r.Contact().IsZero() {
 			t.Error("claims to have heard somebody")

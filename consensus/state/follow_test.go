@@ -228,7 +228,9 @@ func TestFollowEndsWithTheCause(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		s := New()
 		end := make(chan error, 1)
+		done := make(chan struct{})
 		go func() {
+			defer close(done)
 			for _, err := range s.Follow(ctx, 0, "", []Selector{{Kind: "Pod"}}) {
 				if err != nil {
 					end <- err
@@ -240,6 +242,7 @@ func TestFollowEndsWithTheCause(t *testing.T) {
 		if err := <-end; !errors.Is(err, cause) {
 			t.Errorf("stream ended with %v, want %v", err, cause)
 		}
+		<-done
 		if len(s.watches) != 0 {
 			t.Errorf("%d kinds are still watched", len(s.watches))
 		}

@@ -10,9 +10,9 @@ import (
 	logv1 "github.com/skein-dev/skein/proto/log/v1"
 )
 
-// The model is the store said in the simplest way: a map. Every sequence of
-// events up to modelDepth is tried on both.
-const modelDepth = 5
+// The model is the store said in the simplest way: a map. Every sequence of so
+// many events is tried on both.
+const modelDepth = 4
 
 type modelRow struct {
 	version uint64
