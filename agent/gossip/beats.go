@@ -63,7 +63,7 @@ func (g *Gossip) heardBeat(h *hands, head header, m beat) {
 		g.mu.Unlock()
 		return
 	}
-	g.stepLocked(h, event{kind: evBeat, name: p.name, epoch: head.epoch, seq: head.seq, farewell: m.farewell})
+	g.stepLocked(h, event{kind: evBeat, name: p.name, epoch: head.epoch, seq: head.seq, farewell: m.farewell, view: m.view})
 	g.mu.Unlock()
 	g.perform(h)
 }
@@ -104,6 +104,11 @@ func (g *Gossip) perform(h *hands) {
 			g.ask(a.name)
 		case actSay:
 			g.say(a)
+		case actMeet:
+			g.mu.Lock()
+			g.meet = a.name
+			g.mu.Unlock()
+			signal(g.tend)
 		}
 	}
 }

@@ -47,7 +47,12 @@ type timedReport struct {
 }
 
 func newCluster(t *testing.T, n int) *cluster {
-	c := &cluster{t: t, net: gossiptest.New(1), keys: [][]byte{testKey}}
+	return newClusterWith(t, n, nil)
+}
+
+// newClusterWith gives every node a way to sign and check claims.
+func newClusterWith(t *testing.T, n int, sign func(string) (func([]byte) []byte, func(string, []byte, []byte) bool)) *cluster {
+	c := &cluster{t: t, net: gossiptest.New(1), keys: [][]byte{testKey}, sign: sign}
 	c.net.SetDelay(500 * time.Microsecond)
 	for i := range n {
 		c.known.Store(nodeName(i), true)
@@ -113,7 +118,11 @@ func (c *cluster) start(name string, ip netip.Addr, epoch uint64) *node {
 	return n
 }
 
-func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
+func quiet() *slog.Logger { return testLogger(io.Discard) }
+
+func testLogger(to io.Writer) *slog.Logger { return slog.New(slog.NewTextHandler(to, nil)) }
+
+var nowForTests = time.Unix(1000, 0)
 
 func (c *cluster) stopAll() {
 	var wg sync.WaitGroup
@@ -137,7 +146,15 @@ func (n *node) alive() int {
 // settle waits until all hold all alive.
 func (c *cluster) settle() {
 	c.t.Helper()
-	c.eventually(20*time.Second, func() bool {
+	defer func() {
+		if !c.t.Failed() {
+			return
+		}
+		for _, n := range c.nodes {
+			c.t.Logf("%s: ring of %d, strange %v, members %v", n.name, n.Ring().Len(), n.strange, n.Members())
+		}
+	}()
+	c.eventually(10*time.Second, func() bool {
 		for _, n := range c.nodes {
 			if n.alive() != len(c.nodes) || n.Ring().Hash() != c.nodes[0].Ring().Hash() {
 				return false

@@ -24,6 +24,11 @@ const (
 	// A step this much later than asked for means that this process slept, and
 	// says nothing of the others.
 	lateAfter = beatEvery / 2
+	// Two views of the ring that differ for longer than news take to spread:
+	// somebody missed one, and is told by an exchange of the membership.
+	oddFor    = 2 * time.Second
+	meetPause = 5 * time.Second  // between two such exchanges
+	meetAgain = 20 * time.Second // with the same peer
 )
 
 // An event is something the detector is told. Which fields count depends on kind.
@@ -33,6 +38,7 @@ type event struct {
 	epoch    uint64 // of the sender; evBeat, evAnswer
 	seq      uint64
 	farewell bool    // evBeat
+	view     uint64  // evBeat: hash of the sender's ring
 	answer   Outcome // evAnswer
 	ring     *Ring   // evView
 }
@@ -63,6 +69,7 @@ const (
 	actBeat actionKind = iota // send a beat to name
 	actAsk                    // probe name within askWindow and tell the outcome
 	actSay                    // report what is claimed of name, and spread it
+	actMeet                   // exchange the membership with name
 )
 
 // A detector decides whom to send beats to and whose beats are missed. It is
@@ -76,6 +83,7 @@ type detector struct {
 	nextBeat time.Time
 	wake     time.Time // when step wants to be called again; zero: nothing to wait for
 	slept    time.Duration
+	meet     time.Time // no exchange before
 }
 
 // A target is an observer of mine.
@@ -91,6 +99,7 @@ type peer struct {
 	heard      time.Time // zero until the first beat: nothing is missed before
 	asked      time.Time // since it was last heard
 	said       time.Time // when the suspicion was last told
+	odd        time.Time // since when its view differs from mine
 	suspect    bool
 	gone       bool // its kernel answers, its agent does not
 }
@@ -157,6 +166,15 @@ func (d *detector) beat(now time.Time, ev event, buf []action) []action {
 	buf = d.alive(now, p, ev, buf)
 	if ev.farewell {
 		p.heard = time.Time{}
+	}
+	switch {
+	case ev.view == d.ring.Hash():
+		p.odd = time.Time{}
+	case p.odd.IsZero():
+		p.odd = now
+	case now.Sub(p.odd) >= oddFor && !now.Before(d.meet):
+		p.odd, d.meet = now.Add(meetAgain), now.Add(meetPause)
+		buf = append(buf, action{kind: actMeet, name: p.name})
 	}
 	return buf
 }

@@ -115,8 +115,9 @@ type Gossip struct {
 	seq       uint64 // of my claims
 	seeds     []netip.AddrPort
 	meta      []byte
-	displaced bool // the others hold another address of mine
-	dirty     bool // the ring may have changed
+	meet      string    // member to exchange the membership with, "" for none
+	displaced time.Time // until then members are told where we are now
+	dirty     bool      // the ring may have changed
 	changed   chan struct{}
 
 	transport *transport      // set by Run

@@ -14,13 +14,14 @@ type bridged struct{ to *slog.Logger }
 
 // Write takes in one line of memberlist: "[LEVEL] memberlist: text".
 func (b bridged) Write(line []byte) (int, error) {
-	level, text := slog.LevelDebug, bytes.TrimSpace(line)
+	text := bytes.TrimSpace(line)
+	say := b.to.Debug
 	if bytes.HasPrefix(text, []byte("[ERR]")) && !bytes.Contains(text, []byte("Push/Pull with")) {
-		level = slog.LevelWarn
+		say = b.to.Warn
 	}
 	if _, after, ok := bytes.Cut(text, []byte("memberlist: ")); ok {
 		text = after
 	}
-	b.to.Log(nil, level, "memberlist says", "text", string(text)) //nolint:staticcheck // slog takes nil
+	say("memberlist says", "text", string(text))
 	return len(line), nil
 }

@@ -253,9 +253,13 @@ func (e events) NotifyConflict(existing, _ *memberlist.Node) {
 	if existing.Name != g.cfg.Name {
 		return
 	}
+	now := time.Now()
 	g.mu.Lock()
-	g.displaced = true
-	g.mu.Unlock()
+	defer g.mu.Unlock()
+	if now.After(g.displaced) {
+		signal(g.tend) // the first; later ones come of what it does
+	}
+	g.displaced = now.Add(movedFor)
 }
 
 func nodeAddr(n *memberlist.Node) (netip.AddrPort, bool) {

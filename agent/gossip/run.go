@@ -17,6 +17,7 @@ const (
 	metaPerNode = 10 * time.Millisecond // and for each member so much less often
 	aloneEvery  = time.Second           // first pause before looking for the others again
 	aloneMost   = 10 * time.Second
+	movedFor    = 15 * time.Second // after we last heard of an old address of ours, tell members of the new one
 	seekEvery   = 15 * time.Second // look for one of those that are not here
 	probeEvery  = 500 * time.Millisecond
 	leaveWithin = 400 * time.Millisecond
@@ -128,6 +129,7 @@ func (g *Gossip) runTender(ctx context.Context) {
 			metaAt = now.Add(metaEvery + time.Duration(g.size())*metaPerNode)
 		}
 		g.welcome(ctx)
+		g.meetOdd()
 		wait := metaEvery
 		switch {
 		case g.size() <= 1:
@@ -141,6 +143,22 @@ func (g *Gossip) runTender(ctx context.Context) {
 			wait = aloneEvery
 		}
 		timer.Reset(wait)
+	}
+}
+
+// meetOdd exchanges the membership with a member whose view differs from ours.
+func (g *Gossip) meetOdd() {
+	g.mu.Lock()
+	m := g.members[g.meet]
+	g.meet = ""
+	g.mu.Unlock()
+	if m == nil {
+		return
+	}
+	if addr, ok := g.Addr(m.Name); ok {
+		if err := g.exchange(addr); err != nil {
+			g.log.Debug("membership not compared", "node", m.Name, "err", err)
+		}
 	}
 }
 
@@ -210,11 +228,10 @@ func (g *Gossip) seek(ctx context.Context, most int) {
 }
 
 // moved exchanges the membership with somebody if the others hold another
-// address of ours, until they do not.
+// address of ours, until we have not heard of that for a while.
 func (g *Gossip) moved(ctx context.Context) bool {
 	g.mu.Lock()
-	displaced := g.displaced
-	g.displaced = false
+	displaced := time.Now().Before(g.displaced)
 	var to netip.AddrPort
 	for _, m := range g.members { // in random order
 		if m.Name != g.cfg.Name && m.dead.IsZero() {
