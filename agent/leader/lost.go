@@ -141,7 +141,7 @@ func (l *loss) gather(evidence map[string]string) (more bool) {
 			why = "node " + name + " is not in the cluster"
 		}
 		for _, p := range m.byNode[name].sorted() {
-			if p.owner == "" && p.finished() && !p.deleting {
+			if !p.revision && p.finished() && !p.deleting {
 				continue // what it came to is still worth reading
 			}
 			if len(l.pods) == maxLost {
@@ -157,7 +157,7 @@ func (l *loss) gather(evidence map[string]string) (more bool) {
 // end drafts what becomes of the lost Pods themselves.
 func (l *loss) end() error {
 	for _, p := range l.pods {
-		if p.owner != "" || p.deleting {
+		if p.revision || p.deleting {
 			l.ops = append(l.ops, object.Delete(p.key, p.version))
 			l.without[p.key] = true
 			continue
@@ -195,18 +195,7 @@ func (l *loss) refill() error {
 	}
 	m.mu.Unlock()
 	var made []string
-	defer func() { // until the log says so nothing has happened
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		for _, key := range made {
-			m.view.RemovePod(key)
-		}
-		for _, p := range l.pods {
-			if m.pods[p.key] == p && p.holds() {
-				m.view.PutPod(p.placed())
-			}
-		}
-	}()
+	defer func() { l.restore(made) }()
 	keys := make([]state.Key, 0, len(hit))
 	for key := range hit {
 		keys = append(keys, key)
@@ -235,67 +224,27 @@ func (l *loss) refill() error {
 	return nil
 }
 
+// restore makes the view what it was: until the log says so nothing has happened.
+func (l *loss) restore(made []string) {
+	m := l.model
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, key := range made {
+		m.view.RemovePod(key)
+	}
+	for _, p := range l.pods {
+		if m.pods[p.key] == p && p.holds() {
+			m.view.PutPod(p.placed())
+		}
+	}
+}
+
 // deploymentOf returns the Deployment that a Pod is of, nil if none.
 func (m *model) deploymentOf(p *pod) *deployment {
 	if r := m.revisions[p.owner]; r != nil {
 		return m.deployments[r.deployment]
 	}
 	return nil
-}
-
-// readiness returns the change to a Node that gives it the condition Ready, and
-// whether it is one.
-func readiness(row *state.Row, status corev1.ConditionStatus, reason, message string, now time.Time) (op *logv1.Op, changed bool, err error) {
-	n, err := object.Decode[corev1.Node](row)
-	if err != nil {
-		return nil, false, err
-	}
-	cond := corev1.NodeCondition{
-		Type: corev1.NodeReady, Status: status, Reason: reason, Message: message,
-		LastHeartbeatTime: stamp(now), LastTransitionTime: stamp(now),
-	}
-	found := false
-	for i := range n.Status.Conditions {
-		have := &n.Status.Conditions[i]
-		if have.Type != corev1.NodeReady {
-			continue
-		}
-		if have.Status == status && have.Reason == reason {
-			return nil, false, nil
-		}
-		*have, found = cond, true
-	}
-	if !found {
-		n.Status.Conditions = append(n.Status.Conditions, cond)
-	}
-	op, err = object.Put(n, row.Version)
-	return op, err == nil, err
-}
-
-// setReady writes the condition Ready of one node, unless it is so already or
-// the Node is gone.
-func (r *reign) setReady(ctx context.Context, name string, status corev1.ConditionStatus, reason, message string) error {
-	for try := 0; ; try++ {
-		row, ok := r.store.Get(state.Key{Kind: object.KindNode, Name: name})
-		if !ok {
-			return nil
-		}
-		op, changed, err := readiness(row, status, reason, message, time.Now())
-		if err != nil || !changed {
-			return err
-		}
-		if _, err = r.commit(ctx, []*logv1.Op{op}); conflict(err) && try < 10 {
-			continue
-		}
-		if err == nil {
-			kind := corev1.EventTypeNormal
-			if status != corev1.ConditionTrue {
-				kind = corev1.EventTypeWarning
-			}
-			r.events.eventf(aboutNode(name, row.UID), kind, reason, "%s", message)
-		}
-		return err
-	}
 }
 
 func sortedKeys[T any](m map[string]T) []string {

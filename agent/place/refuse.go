@@ -154,6 +154,14 @@ func (v *View) refuse(s *Shape) *Refusal {
 			break
 		}
 	}
+	r.Reasons = reasons(s, counts, freeCPU, freeMemory)
+	slices.SortStableFunc(r.Reasons, func(a, b Reason) int { return cmp.Compare(b.Nodes, a.Nodes) })
+	r.Change = change.String()
+	return r
+}
+
+// reasons tells the counts, with what would have been needed.
+func reasons(s *Shape, counts [filters]int, freeCPU, freeMemory most) (out []Reason) {
 	for f, nodes := range counts {
 		if nodes == 0 {
 			continue
@@ -169,11 +177,9 @@ func (v *View) refuse(s *Shape) *Refusal {
 		case Selector:
 			reason.Detail = "needs " + labels(s.Selector)
 		}
-		r.Reasons = append(r.Reasons, reason)
+		out = append(out, reason)
 	}
-	slices.SortStableFunc(r.Reasons, func(a, b Reason) int { return cmp.Compare(b.Nodes, a.Nodes) })
-	r.Change = change.String()
-	return r
+	return out
 }
 
 // most keeps the greatest amount seen, and where; of equals the first by name.
