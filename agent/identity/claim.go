@@ -25,7 +25,8 @@ func ClaimedBy(fingerprint string, message, claim []byte) bool {
 	if len(claim) < 1 || len(claim) < 1+int(claim[0]) {
 		return false
 	}
-	der, sig := claim[1:1+claim[0]], claim[1+claim[0]:]
+	n := 1 + int(claim[0]) // not in a byte, where 255 and 1 are 0
+	der, sig := claim[1:n], claim[n:]
 	key, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {
 		return false
