@@ -1,0 +1,169 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
+	"github.com/skein-dev/skein/runtime/container"
+)
+
+// PodLogs sends what a Pod that runs here has written, its containers merged
+// where none is named, until all was sent, or ctx ends when following.
+func (n *Node) PodLogs(ctx context.Context, req *skeinv1.PodLogsRequest, send func(*skeinv1.LogsResponse) error) error {
+	ids, err := n.runs(ctx, req.Uid, req.Container, req.Previous)
+	if err != nil {
+		return err
+	}
+	opt := container.LogOptions{Tail: req.TailLines, Follow: req.Follow}
+	if req.SinceMs > 0 {
+		opt.Since = time.Now().Add(-time.Duration(req.SinceMs) * time.Millisecond)
+	}
+	lines := make(chan *skeinv1.LogsResponse)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ended := make(chan error, len(ids))
+	for _, id := range ids {
+		go func() { ended <- n.readLogs(ctx, id, opt, req, lines) }()
+	}
+	for left := len(ids); left > 0; {
+		select {
+		case line := <-lines:
+			if err == nil {
+				if err = send(line); err != nil {
+					cancel()
+				}
+			}
+		case e := <-ended:
+			left--
+			err = cmp.Or(err, e)
+		}
+	}
+	return err
+}
+
+// readLogs reads one container and, following, each run that succeeds it.
+func (n *Node) readLogs(ctx context.Context, id container.ID, opt container.LogOptions, req *skeinv1.PodLogsRequest, lines chan<- *skeinv1.LogsResponse) error {
+	for {
+		err := n.cfg.Driver.Logs(ctx, id, opt, func(l container.LogLine) error {
+			out := &skeinv1.LogsResponse{
+				Pod: req.Pod, Container: id.Name, TimeUnixNano: l.Time.UnixNano(),
+				Stderr: l.Stderr, Partial: l.Partial, Line: slices.Clone(l.Text),
+			}
+			select {
+			case lines <- out:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		if err != nil || !opt.Follow || req.Previous {
+			return err
+		}
+		if id, err = n.nextRun(ctx, id); err != nil {
+			return nil //nolint:nilerr // the Pod is gone, or the reader is: there is no more to read
+		}
+		opt.Since, opt.Tail = time.Time{}, -1
+	}
+}
+
+// nextRun waits for the run that follows id.
+func (n *Node) nextRun(ctx context.Context, id container.ID) (container.ID, error) {
+	for {
+		changed := n.cfg.Driver.Changed()
+		ids, err := n.runs(ctx, id.Pod, id.Name, false)
+		if err != nil {
+			return id, err
+		}
+		if ids[0].Attempt > id.Attempt {
+			return ids[0], nil
+		}
+		if pod, err := n.pod(types.UID(id.Pod)); err != nil || pod == nil || finished(pod) || pod.DeletionTimestamp != nil {
+			return id, io.EOF
+		}
+		select {
+		case <-ctx.Done():
+			return id, ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+// runs finds the newest run of a Pod's containers, or the one before.
+func (n *Node) runs(ctx context.Context, pod, name string, previous bool) ([]container.ID, error) {
+	list, err := n.cfg.Driver.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	byName := map[string][]container.ID{}
+	for _, s := range list {
+		if s.ID.Pod == pod && (name == "" || s.ID.Name == name) {
+			byName[s.ID.Name] = append(byName[s.ID.Name], s.ID)
+		}
+	}
+	var out []container.ID
+	for _, ids := range byName {
+		slices.SortFunc(ids, func(a, b container.ID) int { return cmp.Compare(b.Attempt, a.Attempt) })
+		if previous {
+			ids = ids[1:]
+		}
+		if len(ids) > 0 {
+			out = append(out, ids[0])
+		}
+	}
+	slices.SortFunc(out, func(a, b container.ID) int { return cmp.Compare(a.Name, b.Name) })
+	switch {
+	case len(out) > 0:
+		return out, nil
+	case previous:
+		return nil, fmt.Errorf("no earlier run is kept: %w", container.ErrNotFound)
+	case name != "":
+		return nil, fmt.Errorf("container %q has not run here: %w", name, container.ErrNotFound)
+	}
+	return nil, fmt.Errorf("no container has run here yet: %w", container.ErrNotFound)
+}
+
+// PodExec runs a program in a container of a Pod that runs here.
+func (n *Node) PodExec(ctx context.Context, uid, name string, spec container.ExecSpec) (int, error) {
+	pod, err := n.pod(types.UID(uid))
+	if err != nil {
+		return 0, err
+	}
+	if pod == nil {
+		return 0, fmt.Errorf("no such Pod here: %w", container.ErrNotFound)
+	}
+	if name == "" {
+		name = pod.Spec.Containers[0].Name
+	}
+	for _, s := range attemptsOf(name, n.statuses(pod.UID)) {
+		if s.State == container.Running {
+			return n.cfg.Driver.Exec(ctx, s.ID, spec)
+		}
+	}
+	return 0, fmt.Errorf("container %q does not run: %w", name, container.ErrNotFound)
+}
+
+// report says the Pod's status as it is now.
+func (w *worker) report(pod *corev1.Pod, have []container.Status) {
+	v := view{
+		pod: pod, have: have, now: time.Now(),
+		notes: map[string]*note{}, health: map[string]health{},
+		hostIP: w.node.cfg.Address.String(),
+	}
+	for i := range pod.Spec.Containers {
+		name := pod.Spec.Containers[i].Name
+		v.notes[name] = cmp.Or(w.pullNote(name), w.notes[name])
+		v.health[name] = health{started: true, ready: true}
+		if p := w.probes[name]; p != nil {
+			v.health[name], _ = p.state()
+		}
+	}
+	w.node.reports.pod(pod, podStatus(v))
+}

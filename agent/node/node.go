@@ -1,0 +1,243 @@
+// Package node owns what every agent does for its own machine: it makes the
+// Pods that the store assigns to this node run, and says back what it saw. How
+// a container is run is the driver's affair, where a Pod runs the leader's.
+package node
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skein-dev/skein/agent/object"
+	"github.com/skein-dev/skein/consensus/state"
+	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
+	"github.com/skein-dev/skein/runtime/container"
+	"github.com/skein-dev/skein/runtime/image"
+)
+
+// Replica is this node's copy of what concerns it.
+type Replica interface {
+	Store() *state.Store
+	// Synced tells whether the copy has caught up since this agent started.
+	// Before that an absent Pod means nothing.
+	Synced() bool
+	// SyncedC is closed when Synced turns true.
+	SyncedC() <-chan struct{}
+}
+
+// Images is where root file systems come from.
+type Images interface {
+	// Ensure makes the image present on this node, from a peer if need be, and
+	// returns its digest. A *PullError tells why it cannot.
+	Ensure(ctx context.Context, reference string, policy corev1.PullPolicy) (digest string, err error)
+	Config(ctx context.Context, digest string) (image.Config, error)
+	Mounts(ctx context.Context, key, digest string) ([]container.Mount, error)
+	Release(ctx context.Context, key string) error
+	Snapshots(ctx context.Context) ([]string, error)
+	// Collect frees what no name and no root file system needs.
+	Collect(ctx context.Context) error
+	// Present lists what this node holds, and Changed is closed when that changes.
+	Present(ctx context.Context) ([]corev1.ContainerImage, error)
+	Changed() <-chan struct{}
+}
+
+// Reporter carries what this node says of itself to the leader. An error means
+// that the leader may not have heard it.
+type Reporter interface {
+	Report(ctx context.Context, report *skeinv1.ReportRequest) error
+}
+
+// Config is what a Node needs.
+type Config struct {
+	Name     string
+	Address  netip.Addr // of this machine, as others reach it
+	Replica  Replica
+	Driver   container.Driver
+	Images   Images
+	Reporter Reporter
+	Machine  Machine // what this machine is and has
+	// Pressure names what this machine is short of now ("disk"), with a reason.
+	Pressure func() map[string]string
+	Logger   *slog.Logger
+}
+
+// A Node runs this machine's Pods.
+type Node struct {
+	cfg     Config
+	log     *slog.Logger
+	reports *reports
+	litter  chan struct{} // something was removed that takes space
+
+	mu      sync.Mutex
+	workers map[types.UID]*worker
+	have    map[string][]container.Status // by Pod uid, as last listed
+	gone    sync.WaitGroup                // workers that run
+}
+
+// New returns a node that does nothing yet.
+func New(cfg Config) *Node {
+	if cfg.Pressure == nil {
+		cfg.Pressure = func() map[string]string { return nil }
+	}
+	return &Node{
+		cfg:     cfg,
+		log:     cfg.Logger.With("component", "node"),
+		reports: newReports(cfg.Reporter, cfg.Logger),
+		litter:  make(chan struct{}, 1),
+		workers: map[types.UID]*worker{},
+		have:    map[string][]container.Status{},
+	}
+}
+
+// Run makes this machine match the store until ctx ends. The Pods go on then.
+func (n *Node) Run(ctx context.Context) error {
+	defer n.gone.Wait()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return n.reports.run(ctx) })
+	group.Go(func() error { return n.watchPods(ctx) })
+	group.Go(func() error { return n.watchSelf(ctx) })
+	group.Go(func() error { return n.tidy(ctx) })
+	return group.Wait()
+}
+
+// watchPods hands every Pod of this node, and every Pod that has left something
+// here, to a worker of its own, and wakes that worker when either side changes.
+func (n *Node) watchPods(ctx context.Context) error {
+	store := n.cfg.Replica.Store()
+	mine := store.Changed(state.Selector{Kind: object.KindPod, Index: object.NodeIndex(n.cfg.Name)})
+	defer mine.Close()
+	synced := n.cfg.Replica.SyncedC()
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	changed := n.cfg.Driver.Changed()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-mine.C():
+		case <-changed:
+		case <-synced:
+			synced = nil
+		case <-retry.C:
+		}
+		changed = n.cfg.Driver.Changed()
+		next := resync
+		if err := n.look(ctx); err != nil {
+			n.log.Warn("cannot list what runs here", "err", err)
+			next = time.Second
+		}
+		retry.Reset(next)
+	}
+}
+
+// resync repairs what a lost wake-up would leave behind.
+const resync = time.Minute
+
+// look compares the store with the machine, and wakes the workers concerned.
+func (n *Node) look(ctx context.Context) error {
+	have, err := n.cfg.Driver.List(ctx)
+	if err != nil {
+		return err
+	}
+	sandboxes, err := n.cfg.Driver.Sandboxes(ctx)
+	if err != nil {
+		return err
+	}
+	byPod := map[string][]container.Status{}
+	for _, s := range have {
+		byPod[s.ID.Pod] = append(byPod[s.ID.Pod], s)
+	}
+	here := map[types.UID]string{}
+	for pod := range byPod {
+		here[types.UID(pod)] = pod
+	}
+	for _, s := range sandboxes {
+		here[types.UID(s.Pod)] = s.Pod
+	}
+	rows := n.cfg.Replica.Store().List(object.KindPod, "", object.NodeIndex(n.cfg.Name))
+
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	before := n.have
+	n.have = byPod
+	for _, row := range rows {
+		uid := types.UID(row.UID)
+		delete(here, uid)
+		w := n.workerLocked(ctx, uid)
+		if w.version != row.Version || !sameStatuses(before[row.UID], byPod[row.UID]) {
+			w.version = row.Version
+			w.wake()
+		}
+	}
+	for uid := range here { // something is here that nobody assigned
+		if n.cfg.Replica.Synced() {
+			n.workerLocked(ctx, uid).wake()
+		}
+	}
+	for _, w := range n.workers { // one that runs but has lost its row
+		if n.cfg.Replica.Synced() && !hasRow(rows, w.uid) {
+			w.wake()
+		}
+	}
+	return nil
+}
+
+func hasRow(rows []*state.Row, uid types.UID) bool {
+	for _, row := range rows {
+		if row.UID == string(uid) {
+			return true
+		}
+	}
+	return false
+}
+
+// workerLocked returns the worker of a Pod and starts one if there is none.
+func (n *Node) workerLocked(ctx context.Context, uid types.UID) *worker {
+	if w, ok := n.workers[uid]; ok {
+		return w
+	}
+	w := newWorker(n, uid)
+	n.workers[uid] = w
+	n.gone.Go(func() {
+		w.run(ctx)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		delete(n.workers, uid)
+	})
+	return w
+}
+
+// statuses returns the containers of a Pod as last listed.
+func (n *Node) statuses(pod types.UID) []container.Status {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.have[string(pod)]
+}
+
+// pod returns the Pod with this uid as the store has it, or nil.
+func (n *Node) pod(uid types.UID) (*corev1.Pod, error) {
+	for _, row := range n.cfg.Replica.Store().List(object.KindPod, "", object.NodeIndex(n.cfg.Name)) {
+		if row.UID == string(uid) {
+			return object.Decode[corev1.Pod](row)
+		}
+	}
+	return nil, nil
+}
+
+func sameStatuses(a, b []container.Status) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i].ID != b[i].ID || a[i].State != b[i].State || a[i].PID != b[i].PID || a[i].ExitCode != b[i].ExitCode {
+			return false
+		}
+	}
+	return true
+}

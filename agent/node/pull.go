@@ -1,0 +1,99 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// A PullError says why an image is not there. Reason is Kubernetes' word for it.
+type PullError struct {
+	Reason string // ErrImagePull, ErrImageNeverPull, InvalidImageName
+	Err    error
+}
+
+func (e *PullError) Error() string { return e.Err.Error() }
+func (e *PullError) Unwrap() error { return e.Err }
+
+// A pull brings one image to this node, aside from the worker that waits for it.
+type pull struct {
+	cancel context.CancelFunc
+	tries  int
+
+	mu     sync.Mutex
+	done   bool
+	digest string
+	err    error
+	at     time.Time // no sooner than this again
+}
+
+// image returns the digest to run, or when to ask again. It never waits: the
+// worker is woken once the image is there.
+func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container) (digest string, again time.Time) {
+	p := w.pulls[c.Name]
+	if p == nil {
+		w.fetch(ctx, pod, c, 0)
+		return "", time.Time{}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case !p.done:
+		return "", time.Time{}
+	case p.err == nil:
+		delete(w.pulls, c.Name) // a restart asks again: the name may mean another image then
+		return p.digest, time.Time{}
+	case time.Now().Before(p.at):
+		return "", p.at
+	}
+	w.fetch(ctx, pod, c, p.tries)
+	return "", time.Time{}
+}
+
+func (w *worker) fetch(ctx context.Context, pod *corev1.Pod, c *corev1.Container, tries int) {
+	ctx, cancel := context.WithCancel(ctx)
+	p := &pull{cancel: cancel, tries: tries + 1}
+	w.pulls[c.Name] = p
+	if w.notes[c.Name] == nil {
+		w.notes[c.Name] = &note{"ContainerCreating", ""}
+	}
+	w.node.gone.Go(func() {
+		defer cancel()
+		digest, err := w.node.cfg.Images.Ensure(ctx, c.Image, c.ImagePullPolicy)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.done, p.digest, p.err = true, digest, err
+		if err != nil {
+			p.at = time.Now().Add(max(time.Second, min(pullMax, time.Second<<min(p.tries, 10))))
+		}
+		w.wake()
+	})
+}
+
+// pullMax is the longest wait between two attempts at one image.
+const pullMax = 5 * time.Minute
+
+// pullNote is what the status says while an image is not there.
+func (w *worker) pullNote(name string) *note {
+	p := w.pulls[name]
+	if p == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.done || p.err == nil {
+		return nil
+	}
+	reason := "ErrImagePull"
+	var pe *PullError
+	if errors.As(p.err, &pe) {
+		reason = pe.Reason
+	}
+	if p.tries > 1 && reason == "ErrImagePull" {
+		reason = "ImagePullBackOff"
+	}
+	return &note{reason, p.err.Error()}
+}

@@ -1,0 +1,93 @@
+package node
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// A Machine is what this machine is and has. It does not change while the
+// agent runs.
+type Machine struct {
+	CPUMilli    int64 // thousandths of a core
+	MemoryBytes int64
+	Pods        int64             // how many may run here
+	Labels      map[string]string // from the operator's flags
+	Info        corev1.NodeSystemInfo
+}
+
+// watchSelf says what this machine is, and again when its images or pressures
+// change.
+func (n *Node) watchSelf(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	last := ""
+	for {
+		images := n.cfg.Images.Changed()
+		held, err := n.cfg.Images.Present(ctx)
+		if err != nil && ctx.Err() == nil {
+			n.log.Warn("cannot list images", "err", err)
+		}
+		status := nodeStatus(n.cfg, held, n.cfg.Pressure(), time.Now())
+		if key := statusKey(status); key != last {
+			last = key
+			n.reports.self(status, n.cfg.Machine.Labels)
+		}
+		timer.Reset(selfEvery)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-images:
+		case <-timer.C:
+		}
+	}
+}
+
+// selfEvery bounds how late a pressure is told.
+const selfEvery = 5 * time.Second
+
+// statusKey tells two statuses apart, times aside.
+func statusKey(s *corev1.NodeStatus) string {
+	c := s.DeepCopy()
+	for i := range c.Conditions {
+		c.Conditions[i].LastTransitionTime = metav1.Time{}
+	}
+	return c.String()
+}
+
+func nodeStatus(cfg Config, images []corev1.ContainerImage, pressure map[string]string, now time.Time) *corev1.NodeStatus {
+	have := corev1.ResourceList{
+		corev1.ResourceCPU:    *resource.NewMilliQuantity(cfg.Machine.CPUMilli, resource.DecimalSI),
+		corev1.ResourceMemory: *resource.NewQuantity(cfg.Machine.MemoryBytes, resource.BinarySI),
+		corev1.ResourcePods:   *resource.NewQuantity(cfg.Machine.Pods, resource.DecimalSI),
+	}
+	status := &corev1.NodeStatus{
+		Capacity:    have,
+		Allocatable: maps.Clone(have),
+		NodeInfo:    cfg.Machine.Info,
+		Images:      images,
+		Addresses: []corev1.NodeAddress{
+			{Type: corev1.NodeInternalIP, Address: cfg.Address.String()},
+			{Type: corev1.NodeHostName, Address: cfg.Name},
+		},
+	}
+	kinds := map[string]corev1.NodeConditionType{
+		"disk": corev1.NodeDiskPressure, "memory": corev1.NodeMemoryPressure, "pids": corev1.NodePIDPressure,
+	}
+	for _, name := range slices.Sorted(maps.Keys(kinds)) {
+		c := corev1.NodeCondition{
+			Type: kinds[name], Status: corev1.ConditionFalse,
+			LastTransitionTime: metav1.Time{Time: now.Truncate(time.Second)},
+		}
+		if why, short := pressure[name]; short {
+			c.Status, c.Reason, c.Message = corev1.ConditionTrue, "Short", why
+		}
+		status.Conditions = append(status.Conditions, c)
+	}
+	return status
+}

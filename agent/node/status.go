@@ -1,0 +1,221 @@
+package node
+
+import (
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skein-dev/skein/runtime/container"
+)
+
+// A view is what the status of a Pod is made from.
+type view struct {
+	pod    *corev1.Pod
+	have   []container.Status
+	notes  map[string]*note  // by container name
+	health map[string]health // by container name
+	hostIP string
+	now    time.Time
+}
+
+// health is what probes say of a running container. Without probes both hold.
+type health struct{ started, ready bool }
+
+// podStatus computes the whole status of a Pod from what was seen. Times of
+// conditions and of the start are kept from the old status where nothing changed.
+func podStatus(v view) corev1.PodStatus {
+	old := v.pod.Status
+	out := corev1.PodStatus{
+		HostIP:             v.hostIP,
+		StartTime:          old.StartTime,
+		QOSClass:           qos(v.pod),
+		ObservedGeneration: v.pod.Generation,
+	}
+	if out.StartTime == nil {
+		out.StartTime = &metav1.Time{Time: v.now.Truncate(time.Second)}
+	}
+	if v.pod.Spec.HostNetwork && v.hostIP != "" {
+		out.PodIP = v.hostIP
+		out.PodIPs = []corev1.PodIP{{IP: v.hostIP}}
+	}
+	if v.hostIP != "" {
+		out.HostIPs = []corev1.HostIP{{IP: v.hostIP}}
+	}
+	for i := range v.pod.Spec.Containers {
+		out.ContainerStatuses = append(out.ContainerStatuses, containerStatus(v, &v.pod.Spec.Containers[i]))
+	}
+	out.Phase = phase(v.pod.Spec.RestartPolicy, out.ContainerStatuses)
+	setConditions(&out, old, v.now)
+	return out
+}
+
+func containerStatus(v view, c *corev1.Container) corev1.ContainerStatus {
+	s := corev1.ContainerStatus{Name: c.Name, Image: c.Image}
+	attempts := attemptsOf(c.Name, v.have)
+	waiting := func(n *note) {
+		if n == nil {
+			n = &note{reason: "ContainerCreating"}
+		}
+		s.State.Waiting = &corev1.ContainerStateWaiting{Reason: n.reason, Message: n.message}
+	}
+	if len(attempts) == 0 {
+		waiting(v.notes[c.Name])
+		no := false
+		s.Started = &no
+		return s
+	}
+	last := attempts[0]
+	s.RestartCount = int32(last.ID.Attempt) //nolint:gosec // a count of restarts, each of which took milliseconds
+	s.ContainerID = "runc://" + last.ID.String()
+	s.ImageID = last.Labels[labelImage]
+	if len(attempts) > 1 {
+		s.LastTerminationState.Terminated = terminated(attempts[1])
+	}
+	if last.State == container.Running {
+		h := v.health[c.Name]
+		s.State.Running = &corev1.ContainerStateRunning{StartedAt: metav1.Time{Time: last.StartedAt.Truncate(time.Second)}}
+		s.Started, s.Ready = &h.started, h.ready
+		return s
+	}
+	no := false
+	s.Started = &no
+	if !restarts(v.pod.Spec.RestartPolicy, last) {
+		s.State.Terminated = terminated(last)
+		return s
+	}
+	s.LastTerminationState.Terminated = terminated(last)
+	n := v.notes[c.Name]
+	if n == nil {
+		n = &note{"CrashLoopBackOff", "restarting"}
+	}
+	waiting(n)
+	return s
+}
+
+func terminated(s container.Status) *corev1.ContainerStateTerminated {
+	t := &corev1.ContainerStateTerminated{
+		ExitCode:    int32(s.ExitCode), //nolint:gosec // -1 … 255
+		Signal:      int32(s.Signal),   //nolint:gosec // 0 … 64
+		Reason:      "Completed",
+		StartedAt:   metav1.Time{Time: s.StartedAt.Truncate(time.Second)},
+		FinishedAt:  metav1.Time{Time: s.FinishedAt.Truncate(time.Second)},
+		ContainerID: "runc://" + s.ID.String(),
+	}
+	switch {
+	case s.OOMKilled:
+		t.Reason = "OOMKilled"
+		t.Message = "killed for using more memory than its limit"
+	case s.ExitCode == -1:
+		t.Reason = "Unknown"
+		t.Message = "it ended while nobody could see with what code"
+		t.ExitCode = 255
+	case s.ExitCode != 0:
+		t.Reason = "Error"
+	}
+	return t
+}
+
+func phase(policy corev1.RestartPolicy, list []corev1.ContainerStatus) corev1.PodPhase {
+	var running, succeeded, failed, waiting int
+	for _, s := range list {
+		switch {
+		case s.State.Running != nil:
+			running++
+		case s.State.Terminated != nil && s.State.Terminated.ExitCode == 0:
+			succeeded++
+		case s.State.Terminated != nil:
+			failed++
+		case s.LastTerminationState.Terminated != nil:
+			running++ // between two runs
+		default:
+			waiting++
+		}
+	}
+	switch {
+	case waiting > 0:
+		return corev1.PodPending
+	case running > 0 || policy == corev1.RestartPolicyAlways:
+		return corev1.PodRunning
+	case failed > 0:
+		return corev1.PodFailed
+	default:
+		return corev1.PodSucceeded
+	}
+}
+
+func setConditions(out *corev1.PodStatus, old corev1.PodStatus, now time.Time) {
+	var unready []string
+	for _, s := range out.ContainerStatuses {
+		if !s.Ready {
+			unready = append(unready, s.Name)
+		}
+	}
+	ready := corev1.PodCondition{Status: corev1.ConditionTrue}
+	switch {
+	case out.Phase == corev1.PodSucceeded:
+		ready = corev1.PodCondition{Status: corev1.ConditionFalse, Reason: "PodCompleted"}
+	case len(unready) > 0:
+		ready = corev1.PodCondition{Status: corev1.ConditionFalse, Reason: "ContainersNotReady", Message: notReady(out, unready)}
+	}
+	for _, t := range []corev1.PodConditionType{corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady} {
+		c := ready
+		if t == corev1.PodInitialized {
+			c = corev1.PodCondition{Status: corev1.ConditionTrue}
+		}
+		c.Type, c.LastTransitionTime = t, metav1.Time{Time: now.Truncate(time.Second)}
+		out.Conditions = append(out.Conditions, c)
+	}
+	for _, c := range old.Conditions { // the scheduler's, and those that nobody here sets
+		if c.Type != corev1.PodInitialized && c.Type != corev1.PodReady && c.Type != corev1.ContainersReady {
+			out.Conditions = append(out.Conditions, c)
+		}
+	}
+	for i := range out.Conditions {
+		for _, before := range old.Conditions {
+			if before.Type == out.Conditions[i].Type && before.Status == out.Conditions[i].Status {
+				out.Conditions[i].LastTransitionTime = before.LastTransitionTime
+			}
+		}
+	}
+	slices.SortStableFunc(out.Conditions, func(a, b corev1.PodCondition) int { return conditionOrder(a.Type) - conditionOrder(b.Type) })
+}
+
+func conditionOrder(t corev1.PodConditionType) int {
+	return slices.Index([]corev1.PodConditionType{
+		corev1.ContainersReady, corev1.PodReady, corev1.PodInitialized, corev1.PodScheduled,
+	}, t)
+}
+
+// notReady says in one line what the Pod waits for.
+func notReady(out *corev1.PodStatus, unready []string) string {
+	for _, s := range out.ContainerStatuses {
+		if w := s.State.Waiting; w != nil {
+			if w.Message == "" {
+				return "container " + s.Name + ": " + w.Reason
+			}
+			return "container " + s.Name + ": " + w.Reason + ": " + w.Message
+		}
+	}
+	for _, s := range out.ContainerStatuses {
+		if s.Started != nil && !*s.Started && s.State.Running != nil {
+			return "container " + s.Name + " runs, but its startup probe has not succeeded yet"
+		}
+	}
+	return "container " + unready[0] + " is not ready"
+}
+
+func qos(pod *corev1.Pod) corev1.PodQOSClass {
+	if guaranteed(pod) {
+		return corev1.PodQOSGuaranteed
+	}
+	for _, c := range pod.Spec.Containers {
+		for _, list := range []corev1.ResourceList{c.Resources.Requests, c.Resources.Limits} {
+			if !list.Cpu().IsZero() || !list.Memory().IsZero() {
+				return corev1.PodQOSBurstable
+			}
+		}
+	}
+	return corev1.PodQOSBestEffort
+}

@@ -1,0 +1,425 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skein-dev/skein/runtime/container"
+)
+
+// A worker makes one Pod so. It looks again whenever it is woken, so that it
+// does not matter why, and lives until nothing of the Pod is left here.
+type worker struct {
+	node    *Node
+	uid     types.UID
+	log     *slog.Logger
+	woken   chan struct{}
+	version uint64 // of the row that it was last woken for; owned by Node.look
+
+	pulls  map[string]*pull      // by container name
+	probes map[string]*prober    // by container name
+	notes  map[string]*note      // by container name
+	failed map[string]retryState // starts that failed, by container name
+	pod    *corev1.Pod           // as last seen
+}
+
+// A note is what the status says about a container that does not run.
+type note struct{ reason, message string }
+
+// A retryState spaces out attempts at what does not work.
+type retryState struct {
+	tries int
+	at    time.Time
+}
+
+func newWorker(n *Node, uid types.UID) *worker {
+	return &worker{
+		node: n, uid: uid,
+		log:    n.log.With("uid", string(uid)),
+		woken:  make(chan struct{}, 1),
+		pulls:  map[string]*pull{},
+		probes: map[string]*prober{},
+		notes:  map[string]*note{},
+		failed: map[string]retryState{},
+	}
+}
+
+func (w *worker) wake() {
+	select {
+	case w.woken <- struct{}{}:
+	default: // it is about to look anyway
+	}
+}
+
+func (w *worker) run(ctx context.Context) {
+	defer w.stopProbes()
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.woken:
+		case <-timer.C:
+		}
+		next, done, err := w.look(ctx)
+		if done {
+			return
+		}
+		if err != nil && ctx.Err() == nil {
+			w.log.Warn("pod is not as wanted", "err", err)
+			next = time.Now().Add(time.Second)
+		}
+		if next.IsZero() {
+			next = time.Now().Add(time.Hour)
+		}
+		timer.Reset(time.Until(next))
+	}
+}
+
+// look compares and acts once. It returns when it wants to look again, and
+// whether nothing of the Pod is left.
+func (w *worker) look(ctx context.Context) (next time.Time, done bool, err error) {
+	pod, err := w.node.pod(w.uid)
+	if err != nil {
+		return next, false, err
+	}
+	if pod == nil {
+		if !w.node.cfg.Replica.Synced() {
+			return time.Now().Add(time.Second), false, nil
+		}
+		if err := w.clean(ctx, w.lastGrace()); err != nil {
+			return next, false, err
+		}
+		w.node.reports.forget(w.uid)
+		return next, true, nil
+	}
+	if w.pod == nil {
+		w.log = w.log.With("pod", pod.Namespace+"/"+pod.Name)
+	}
+	w.pod = pod
+	if pod.DeletionTimestamp != nil {
+		return w.delete(ctx, pod)
+	}
+	if finished(pod) {
+		return next, false, nil
+	}
+	return w.ensure(ctx, pod)
+}
+
+func finished(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
+// delete stops the Pod within its grace period and tells the leader that
+// nothing is left of it.
+func (w *worker) delete(ctx context.Context, pod *corev1.Pod) (time.Time, bool, error) {
+	for name := range w.probes {
+		w.stopProbe(name)
+	}
+	grace := time.Until(pod.DeletionTimestamp.Time)
+	if pod.DeletionGracePeriodSeconds != nil {
+		grace = min(grace, time.Duration(*pod.DeletionGracePeriodSeconds)*time.Second)
+	}
+	if len(w.node.statuses(w.uid)) > 0 {
+		w.event(pod, corev1.EventTypeNormal, "Killing", "stopping, with "+max(grace, 0).Round(time.Second).String()+" to finish")
+	}
+	if err := w.clean(ctx, grace); err != nil {
+		return time.Time{}, false, err
+	}
+	w.node.reports.gone(pod)
+	return time.Time{}, false, nil
+}
+
+// lastGrace is how long a Pod whose row has vanished gets to stop.
+func (w *worker) lastGrace() time.Duration {
+	if w.pod == nil || w.pod.DeletionTimestamp != nil {
+		return 0
+	}
+	if s := w.pod.Spec.TerminationGracePeriodSeconds; s != nil {
+		return time.Duration(*s) * time.Second
+	}
+	return 30 * time.Second
+}
+
+// clean removes all of the Pod from this machine. It returns early, with an
+// error, when a shorter grace period comes in meanwhile.
+func (w *worker) clean(ctx context.Context, grace time.Duration) error {
+	w.stopProbes()
+	for name, p := range w.pulls {
+		p.cancel()
+		delete(w.pulls, name)
+	}
+	list, err := w.node.cfg.Driver.List(ctx)
+	if err != nil {
+		return err
+	}
+	var mine []container.Status
+	for _, s := range list {
+		if s.ID.Pod == string(w.uid) {
+			mine = append(mine, s)
+		}
+	}
+	if err := w.stopAll(ctx, mine, max(grace, 0)); err != nil {
+		return err
+	}
+	var errs []error
+	for _, s := range mine {
+		errs = append(errs, w.remove(ctx, s.ID))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return w.node.cfg.Driver.RemoveSandbox(ctx, string(w.uid))
+}
+
+// stopAll stops the containers side by side.
+func (w *worker) stopAll(ctx context.Context, list []container.Status, grace time.Duration) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var group errgroup.Group
+	for _, s := range list {
+		if s.State == container.Running {
+			group.Go(func() error { return w.node.cfg.Driver.Stop(ctx, s.ID, grace) })
+		}
+	}
+	result := make(chan error, 1)
+	go func() { result <- group.Wait() }()
+	deadline := time.Now().Add(grace)
+	for {
+		select {
+		case err := <-result:
+			return err
+		case <-w.woken:
+			if at, ok := w.mustStopBy(); ok && at.Before(deadline.Add(-time.Second)) {
+				cancel()
+				<-result
+				w.wake()
+				return errors.New("grace period was cut short")
+			}
+		}
+	}
+}
+
+// mustStopBy tells by when the Pod has to be gone according to the store.
+func (w *worker) mustStopBy() (time.Time, bool) {
+	pod, err := w.node.pod(w.uid)
+	if err != nil {
+		return time.Time{}, false
+	}
+	if pod == nil {
+		return time.Now(), w.node.cfg.Replica.Synced() && w.pod != nil && w.pod.DeletionTimestamp != nil
+	}
+	if pod.DeletionTimestamp == nil {
+		return time.Time{}, false
+	}
+	return pod.DeletionTimestamp.Time, true
+}
+
+func (w *worker) remove(ctx context.Context, id container.ID) error {
+	if err := w.node.cfg.Driver.Remove(ctx, id); err != nil {
+		return err
+	}
+	select {
+	case w.node.litter <- struct{}{}:
+	default:
+	}
+	return w.node.cfg.Images.Release(ctx, id.String())
+}
+
+// ensure brings every container of the Pod where it should be.
+func (w *worker) ensure(ctx context.Context, pod *corev1.Pod) (time.Time, bool, error) {
+	if err := w.node.cfg.Driver.Prepare(ctx, sandboxOf(pod)); err != nil {
+		return time.Time{}, false, fmt.Errorf("create sandbox: %w", err)
+	}
+	var (
+		next time.Time
+		mu   sync.Mutex
+		errs []error
+		wait sync.WaitGroup
+
+		outcomes []outcome
+	)
+	have := w.node.statuses(w.uid)
+	acted := false
+	for i := range pod.Spec.Containers {
+		c := &pod.Spec.Containers[i]
+		act := w.prepare(ctx, pod, c, have)
+		next = earlier(next, act.at)
+		if act.run == nil {
+			continue
+		}
+		acted = true
+		wait.Go(func() {
+			out := act.run(ctx)
+			mu.Lock()
+			defer mu.Unlock()
+			outcomes = append(outcomes, out)
+		})
+	}
+	wait.Wait()
+	for _, out := range outcomes {
+		next = earlier(next, w.settle(pod, out))
+		errs = append(errs, out.err)
+	}
+	if acted {
+		have = w.relist(ctx, have)
+	}
+	w.syncProbes(ctx, pod, have)
+	w.report(pod, have)
+	return next, false, errors.Join(errs...)
+}
+
+// relist reads the Pod's containers anew after they were acted on.
+func (w *worker) relist(ctx context.Context, old []container.Status) []container.Status {
+	list, err := w.node.cfg.Driver.List(ctx)
+	if err != nil {
+		return old // the next look tells
+	}
+	var mine []container.Status
+	for _, s := range list {
+		if s.ID.Pod == string(w.uid) {
+			mine = append(mine, s)
+		}
+	}
+	return mine
+}
+
+// An action is one step of one container: what to run now, side by side with
+// the other containers', and when to look again.
+type action struct {
+	run func(context.Context) outcome
+	at  time.Time
+}
+
+// An outcome is what came of an action. Actions run beside each other, so they
+// leave it to settle to change the worker.
+type outcome struct {
+	container string
+	started   bool
+	note      *note // why it could not be started
+	err       error // for the log, tried again in a second
+}
+
+// prepare decides, in the worker's own goroutine, what a container needs.
+func (w *worker) prepare(ctx context.Context, pod *corev1.Pod, c *corev1.Container, have []container.Status) action {
+	now := time.Now()
+	attempts := attemptsOf(c.Name, have)
+	unhealthy := false
+	if p := w.probes[c.Name]; p != nil && len(attempts) > 0 && p.id == attempts[0].ID {
+		unhealthy = p.unhealthy()
+	}
+	s := planContainer(pod.Spec.RestartPolicy, attempts, unhealthy, now)
+	switch s.do {
+	case doNothing:
+		delete(w.notes, c.Name)
+		return action{}
+	case doWait:
+		w.notes[c.Name] = &note{"CrashLoopBackOff", fmt.Sprintf("restarting in %s, after %d early ends in a row",
+			s.at.Sub(now).Round(time.Second), s.streak)}
+		return action{at: s.at}
+	case doRestart:
+		return action{run: func(ctx context.Context) outcome { return w.restart(ctx, pod, c, attempts[0].ID) }}
+	}
+	if f := w.failed[c.Name]; now.Before(f.at) {
+		return action{at: f.at}
+	}
+	digest, again := w.image(ctx, pod, c)
+	if digest == "" {
+		return action{at: again}
+	}
+	return action{run: func(ctx context.Context) outcome { return w.start(ctx, pod, c, s, digest) }}
+}
+
+func (w *worker) restart(ctx context.Context, pod *corev1.Pod, c *corev1.Container, id container.ID) outcome {
+	grace := 30 * time.Second
+	if s := pod.Spec.TerminationGracePeriodSeconds; s != nil {
+		grace = time.Duration(*s) * time.Second
+	}
+	w.event(pod, corev1.EventTypeNormal, "Killing", "container "+c.Name+" failed its probe and will be restarted")
+	return outcome{container: c.Name, err: w.node.cfg.Driver.Stop(ctx, id, grace)}
+}
+
+// start runs one attempt. What goes wrong is told in the status.
+func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container, s step, digest string) outcome {
+	out := outcome{container: c.Name}
+	for _, id := range s.remove {
+		if err := w.remove(ctx, id); err != nil {
+			w.log.Warn("cannot remove an old container", "container", id.String(), "err", err)
+		}
+	}
+	reason, err := w.startOnce(ctx, pod, c, s, digest)
+	switch {
+	case err == nil:
+		out.started = true
+	case ctx.Err() != nil:
+		out.err = ctx.Err()
+	default:
+		out.note = &note{reason, err.Error()}
+	}
+	return out
+}
+
+// settle takes note of what came of an action, and returns when to try again.
+func (w *worker) settle(pod *corev1.Pod, out outcome) time.Time {
+	switch {
+	case out.started:
+		delete(w.failed, out.container)
+		delete(w.notes, out.container)
+		w.event(pod, corev1.EventTypeNormal, "Started", "started container "+out.container)
+	case out.note != nil:
+		f := w.failed[out.container]
+		f.tries++
+		f.at = time.Now().Add(max(time.Second, backoff(f.tries)))
+		w.failed[out.container] = f
+		w.notes[out.container] = out.note
+		w.event(pod, corev1.EventTypeWarning, out.note.reason, out.note.message)
+		return f.at
+	}
+	return time.Time{}
+}
+
+func (w *worker) startOnce(ctx context.Context, pod *corev1.Pod, c *corev1.Container, s step, digest string) (reason string, err error) {
+	img, err := w.node.cfg.Images.Config(ctx, digest)
+	if err != nil {
+		return "InvalidImage", fmt.Errorf("read the configuration of image %s: %w", c.Image, err)
+	}
+	spec, err := containerSpec(pod, c, img, w.node.cfg.Address.String())
+	if err != nil {
+		return "CreateContainerConfigError", err
+	}
+	spec.ID = container.ID{Pod: string(w.uid), Name: c.Name, Attempt: s.attempt}
+	spec.Labels[labelStreak] = strconv.Itoa(s.streak)
+	spec.Labels[labelImage] = digest
+	if spec.RootFS, err = w.node.cfg.Images.Mounts(ctx, spec.ID.String(), digest); err != nil {
+		return "CreateContainerError", fmt.Errorf("unpack image %s: %w", c.Image, err)
+	}
+	if err := w.node.cfg.Driver.Start(ctx, spec); err != nil {
+		return "RunContainerError", err
+	}
+	return "", nil
+}
+
+// labelImage keeps the digest a container was started from.
+const labelImage = "image"
+
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
+		return b
+	}
+	return a
+}
+
+// event tells the leader of something worth a person's attention.
+func (w *worker) event(pod *corev1.Pod, kind, reason, message string) {
+	w.node.reports.event(pod, w.node.cfg.Name, kind, reason, message)
+}
