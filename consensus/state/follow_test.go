@@ -314,3 +314,16 @@ func TestWaitReturnsWhenTheIndexIsReached(t *testing.T) {
 		}
 	})
 }
+
+// A follower that forgot where it was may be fed by a store that is behind. Who
+// follows the follower must hear of it.
+func TestACopyGoesBackInTimeWithItsSource(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := checked(t)
+		s.ApplyBatch(Batch{Index: 10, Epoch: "e", Reset: true, Puts: []*Row{{Key: pod("a"), Version: 10}}})
+		heard := listen(t, s, 0, "", Selector{Kind: "Pod"})
+		expect(t, "before", heard(), told{Index: 10, Reset: true, Puts: []string{"Pod default/a"}})
+		s.ApplyBatch(Batch{Index: 5, Epoch: "e", Reset: true, Puts: []*Row{{Key: pod("b"), Version: 5}}})
+		expect(t, "after", heard(), told{Index: 5, Reset: true, Puts: []string{"Pod default/b"}})
+	})
+}
