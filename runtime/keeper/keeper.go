@@ -1,0 +1,155 @@
+// Package keeper owns the folder in which the keeper and its agents meet, and
+// the formats of the files in it: pid files, exit files, output of containers.
+// The keeper itself, the one process of a node that outlives every agent, is
+// in skeeper; the two sides may be of different builds, so they share files and
+// never calls. It imports nothing heavy: fmt or net would double the keeper.
+//
+//	keeper.pid, agent.pid   a pid and a newline
+//	agent.state             the agent's pid, start time and boot, for the next keeper
+//	lock                    held while a keeper serves this folder
+//	hold                    while it is there no agent is started
+//	reload                  what SIGHUP executes in place, NUL-separated; absent: the same program
+//	exits/PID-START         how an orphan ended
+//	logs/ID/                output of one container, see [Dir.OpenLog]
+//	logs/ID.end             the agent's wish to finish that output
+package keeper
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// A Dir is the folder in which keeper and agent meet.
+type Dir string
+
+// The paths in it.
+func (d Dir) KeeperPID() string  { return d.join("keeper.pid") }
+func (d Dir) AgentPID() string   { return d.join("agent.pid") }
+func (d Dir) AgentState() string { return d.join("agent.state") }
+func (d Dir) Lock() string       { return d.join("lock") }
+func (d Dir) Hold() string       { return d.join("hold") }
+func (d Dir) Reload() string     { return d.join("reload") }
+func (d Dir) Exits() string      { return d.join("exits") }
+func (d Dir) Logs() string       { return d.join("logs") }
+
+func (d Dir) join(name string) string { return filepath.Join(string(d), name) }
+
+// Make creates the folder and those in it, readable by its owner alone.
+func (d Dir) Make() error {
+	for _, path := range []string{string(d), d.Exits(), d.Logs()} {
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			return err
+		}
+	}
+	return os.Chmod(string(d), 0o700)
+}
+
+// A Process is a process for certain: a pid is used again, a pid that started
+// at a given tick of a given boot is not.
+type Process struct {
+	PID   int
+	Start uint64 // ticks of 10 ms since boot
+	Boot  string // the kernel's boot id
+}
+
+// ErrNoProcess says that a process is gone, or another one has its pid.
+var ErrNoProcess = errors.New("no such process")
+
+// A Stat is what the kernel says of a process.
+type Stat struct {
+	State   byte // 'Z' once it has ended and nobody has reaped it
+	Parent  int
+	Session int
+	Start   uint64 // ticks of 10 ms since boot
+}
+
+// ReadStat asks the kernel about a process, or answers [ErrNoProcess].
+func ReadStat(pid int) (Stat, error) {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return Stat{}, ErrNoProcess
+	}
+	// The name stands in parentheses and may hold any, blanks too.
+	_, rest, ok := strings.Cut(string(text[strings.LastIndexByte(string(text), ')')+1:]), " ")
+	f := strings.Fields(rest)
+	if !ok || len(f) < 20 {
+		return Stat{}, ErrNoProcess
+	}
+	s := Stat{State: f[0][0]}
+	s.Parent, _ = strconv.Atoi(f[1])
+	s.Session, _ = strconv.Atoi(f[3])
+	s.Start, err = strconv.ParseUint(f[19], 10, 64)
+	return s, err
+}
+
+// Find makes a Process of a living pid.
+func Find(pid int) (Process, error) {
+	s, err := ReadStat(pid)
+	if err != nil {
+		return Process{}, err
+	}
+	return Process{PID: pid, Start: s.Start, Boot: BootID()}, nil
+}
+
+// Stat asks the kernel about this very process, or answers [ErrNoProcess].
+func (p Process) Stat() (Stat, error) {
+	if p.PID <= 0 || p.Boot != BootID() {
+		return Stat{}, ErrNoProcess
+	}
+	s, err := ReadStat(p.PID)
+	if err == nil && s.Start != p.Start {
+		err = ErrNoProcess
+	}
+	return s, err
+}
+
+// BootID names this boot of the machine.
+func BootID() string {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// ReadPID reads a pid file.
+func ReadPID(path string) (int, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(text)))
+}
+
+// WriteAside writes a file so that a reader finds the old or the new, never
+// half. It is not synced: what it holds matters while the machine runs.
+func WriteAside(path string, data []byte) error {
+	aside := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
+	if err := os.WriteFile(aside, data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(aside, path)
+}
+
+// WriteSynced is [WriteAside] for what must survive a loss of power.
+func WriteSynced(path string, data []byte) (err error) {
+	aside := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
+	f, err := os.OpenFile(aside, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(aside)
+		}
+	}()
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(aside, path)
+}

@@ -1,0 +1,72 @@
+// Command skeeper is the keeper: the one process of a node that outlives its
+// agents. It starts the agent and starts it again, reaps every orphan and keeps
+// how it ended, and moves the output of containers from FIFOs to disk. It
+// parses nothing and knows no network. What it writes, and how it is spoken to,
+// is package keeper's.
+//
+//	skeeper KEEPER-DIR -- AGENT [ARG...]
+//
+// SIGTERM stops the agent and then the keeper; containers run on. SIGHUP
+// executes a new keeper in place, which goes on with agent and containers.
+package main
+
+import (
+	"os"
+	"os/signal"
+	"runtime"
+	"syscall"
+
+	"github.com/skein-dev/skein/runtime/keeper"
+)
+
+// The agent is told when the thread that started it ends, so all is started,
+// and executed in place, from the main thread.
+func init() { runtime.LockOSThread() }
+
+func main() {
+	if len(os.Args) < 4 || os.Args[2] != "--" {
+		say("usage: skeeper KEEPER-DIR -- AGENT [ARG...]")
+		os.Exit(2)
+	}
+	if err := run(keeper.Dir(os.Args[1]), os.Args[3:]); err != nil {
+		say(err.Error())
+		os.Exit(1)
+	}
+}
+
+func run(dir keeper.Dir, argv []string) error {
+	inherited := takeInherited()
+	if err := dir.Make(); err != nil {
+		return err
+	}
+	lock, err := lockFile(dir.Lock())
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := becomeSubreaper(); err != nil {
+		return err
+	}
+	children := make(chan os.Signal, 1) // one is enough: reaping takes all there are
+	signal.Notify(children, syscall.SIGCHLD)
+	orders := make(chan os.Signal, 8)
+	signal.Notify(orders, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	if err := keeper.WriteAside(dir.KeeperPID(), pidLine(os.Getpid())); err != nil {
+		return err
+	}
+	out, err := newCollector(dir)
+	if err != nil {
+		return err
+	}
+	for _, fd := range inherited {
+		_ = syscall.Close(fd) // the collector has opened them anew
+	}
+	s := supervisor{dir: dir, argv: argv, out: out, boot: keeper.BootID()}
+	if err := s.adopt(); err != nil {
+		return err
+	}
+	go out.run()
+	return s.run(children, orders)
+}
+
+func say(text string) { _, _ = os.Stderr.WriteString("skeeper: " + text + "\n") }

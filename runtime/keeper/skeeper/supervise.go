@@ -1,0 +1,256 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/skein-dev/skein/runtime/keeper"
+)
+
+// An agent that dies is started again at once, and after each further death
+// within calm twice as late as before.
+const (
+	firstDelay = 100 * time.Millisecond
+	lastDelay  = 3 * time.Second
+	calm       = 10 * time.Second
+	patience   = 5 * time.Second // for the agent of a keeper that died
+)
+
+// A supervisor keeps the agent running and reaps. All of it runs on the main
+// thread.
+type supervisor struct {
+	dir  keeper.Dir
+	argv []string
+	out  *collector
+	boot string
+
+	agent    int // pid, 0 while none runs
+	since    time.Time
+	delay    time.Duration
+	due      <-chan time.Time // when to start the agent
+	stopping bool
+}
+
+// run serves until a SIGTERM was obeyed.
+func (s *supervisor) run(children, orders <-chan os.Signal) error {
+	released := make(chan struct{}, 1)
+	go watchHold(s.dir, released)
+	s.reap()
+	if s.agent == 0 {
+		s.start()
+	}
+	for !s.stopping || s.agent != 0 {
+		select {
+		case <-children:
+			s.reap()
+		case <-released:
+			if s.agent == 0 && !s.stopping {
+				s.start()
+			}
+		case <-s.due:
+			s.start()
+		case sig := <-orders:
+			s.obey(sig)
+		}
+	}
+	s.out.stop()
+	_ = os.Remove(s.dir.AgentState())
+	_ = os.Remove(s.dir.AgentPID())
+	return os.Remove(s.dir.KeeperPID())
+}
+
+func (s *supervisor) obey(sig os.Signal) {
+	switch {
+	case sig == syscall.SIGHUP:
+		if !s.stopping {
+			s.reload()
+		}
+	case s.stopping && s.agent != 0:
+		_ = syscall.Kill(s.agent, syscall.SIGKILL) // asked twice
+	default:
+		s.stopping, s.due = true, nil
+		if s.agent != 0 {
+			_ = syscall.Kill(s.agent, syscall.SIGTERM)
+		}
+	}
+}
+
+// start starts the agent unless it is held back. It is told when this keeper
+// dies: its successor starts its own.
+func (s *supervisor) start() {
+	s.due = nil
+	if exists(s.dir.Hold()) {
+		return
+	}
+	pid, err := syscall.ForkExec(s.argv[0], s.argv, &syscall.ProcAttr{
+		Env: os.Environ(), Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM},
+	})
+	s.since = time.Now()
+	if err != nil {
+		say("start the agent: " + err.Error())
+		s.again()
+		return
+	}
+	s.agent = pid
+	if err := s.note(); err != nil {
+		say("note the agent's pid: " + err.Error())
+	}
+}
+
+func (s *supervisor) note() error {
+	stat, err := keeper.ReadStat(s.agent)
+	if err != nil {
+		return err
+	}
+	state := strconv.Itoa(s.agent) + " " + strconv.FormatUint(stat.Start, 10) + " " + s.boot + "\n"
+	return errors.Join(keeper.WriteAside(s.dir.AgentState(), []byte(state)), keeper.WriteAside(s.dir.AgentPID(), pidLine(s.agent)))
+}
+
+// again plans the next start.
+func (s *supervisor) again() {
+	if s.stopping {
+		return
+	}
+	if time.Since(s.since) >= calm {
+		s.delay = 0
+	}
+	s.due = time.After(s.delay)
+	s.delay = min(max(2*s.delay, firstDelay), lastDelay)
+}
+
+// reap takes every child that has ended. How an orphan ended is on disk before
+// it is reaped; should the disk refuse, whoever holds a pidfd of it can still
+// ask the kernel.
+func (s *supervisor) reap() {
+	for {
+		pid, status := ended()
+		if pid == 0 {
+			return
+		}
+		if pid == s.agent {
+			reap(pid)
+			s.agent = 0
+			_ = os.Remove(s.dir.AgentPID())
+			if !s.stopping {
+				say("the agent ended: " + how(status))
+			}
+			s.again()
+			continue
+		}
+		stat, err := keeper.ReadStat(pid)
+		if err == nil {
+			err = s.dir.WriteExit(keeper.Exit{PID: pid, Start: stat.Start, Status: status, Time: time.Now()})
+		}
+		if err != nil {
+			say("keep the exit of " + strconv.Itoa(pid) + " (" + how(status) + "): " + err.Error())
+		}
+		reap(pid)
+	}
+}
+
+func how(status syscall.WaitStatus) string {
+	if status.Signaled() {
+		return "signal " + strconv.Itoa(int(status.Signal()))
+	}
+	return "exit code " + strconv.Itoa(status.ExitStatus())
+}
+
+// adopt finds the agent that an earlier keeper has left: its own, when that
+// keeper was this very process before SIGHUP, goes on; another's is ended.
+func (s *supervisor) adopt() error {
+	text, err := os.ReadFile(s.dir.AgentState())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var p keeper.Process
+	if f := strings.Fields(string(text)); len(f) == 3 {
+		p.PID, _ = strconv.Atoi(f[0])
+		p.Start, _ = strconv.ParseUint(f[1], 10, 64)
+		p.Boot = f[2]
+	}
+	stat, err := p.Stat()
+	if err != nil {
+		return nil //nolint:nilerr // it is gone
+	}
+	if stat.Parent == os.Getpid() {
+		s.agent, s.since = p.PID, time.Now()
+		return keeper.WriteAside(s.dir.AgentPID(), pidLine(p.PID))
+	}
+	return dismiss(p)
+}
+
+// dismiss ends an agent that is nobody's child.
+func dismiss(p keeper.Process) error {
+	say("an agent was left by a keeper that died: pid " + strconv.Itoa(p.PID))
+	sig := syscall.SIGTERM
+	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		stat, err := p.Stat()
+		if err != nil || stat.State == 'Z' {
+			return nil //nolint:nilerr // it is gone
+		}
+		if time.Since(begin) > patience {
+			sig = syscall.SIGKILL
+		}
+		if err := syscall.Kill(p.PID, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+	}
+}
+
+// reload executes a new keeper in place. Its children stay, and it finds the
+// agent by agent.state. When that fails this one goes on.
+func (s *supervisor) reload() {
+	argv, path := os.Args, "/proc/self/exe"
+	if text, err := os.ReadFile(s.dir.Reload()); err == nil {
+		argv = strings.Split(strings.TrimRight(string(text), "\x00"), "\x00")
+		path = argv[0]
+	}
+	env := os.Environ()
+	if held := s.out.hold(); held != "" {
+		env = append(env, heldFDs+"="+held)
+	}
+	err := syscall.Exec(path, argv, env)
+	say("reload " + path + ": " + err.Error())
+	s.out.resume()
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// watchHold tells when the hold file has gone.
+func watchHold(dir keeper.Dir, released chan<- struct{}) {
+	fd, err := syscall.InotifyInit1(syscall.IN_CLOEXEC)
+	if err == nil {
+		_, err = syscall.InotifyAddWatch(fd, string(dir), syscall.IN_DELETE|syscall.IN_MOVED_FROM)
+	}
+	if err != nil {
+		say("watch for the end of hold: " + err.Error())
+		return
+	}
+	buf := make([]byte, 2048)
+	for {
+		n, err := syscall.Read(fd, buf)
+		if err != nil && !errors.Is(err, syscall.EINTR) {
+			return
+		}
+		keeper.Events(buf[:max(n, 0)], func(_ int32, _ uint32, name string) {
+			if name != "hold" {
+				return
+			}
+			select {
+			case released <- struct{}{}:
+			default: // one is waiting
+			}
+		})
+	}
+}
