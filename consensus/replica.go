@@ -48,13 +48,13 @@ type Replica struct {
 	store *state.Store
 	file  *replicaFile // nil: not kept
 
-	resume   bool          // the copy was made with these selectors
-	switched chan struct{} // signalled by Reconnect
+	resume bool // the copy was made with these selectors
 
-	mu      sync.Mutex
-	live    bool          // a stream is open and has told everything
-	contact time.Time     // when live ended
-	synced  chan struct{} // closed when first live
+	mu       sync.Mutex
+	live     bool          // a stream is open and has told everything
+	contact  time.Time     // when live ended
+	synced   chan struct{} // closed when first live
+	switched chan struct{} // closed by the next Reconnect
 }
 
 // NewReplica returns a replica that holds what its file remembers. A damaged
@@ -70,7 +70,7 @@ func NewReplica(cfg ReplicaConfig) *Replica {
 		cfg:      cfg,
 		log:      cfg.Logger.With("component", "replica"),
 		store:    cfg.Store,
-		switched: make(chan struct{}, 1),
+		switched: make(chan struct{}),
 		synced:   make(chan struct{}),
 	}
 	if cfg.Path != "" {
@@ -116,10 +116,16 @@ func (r *Replica) Contact() time.Time {
 // Reconnect makes the replica ask for a source again at once. For the owner, when
 // the leader has changed.
 func (r *Replica) Reconnect() {
-	select {
-	case r.switched <- struct{}{}:
-	default: // it will
-	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.switched)
+	r.switched = make(chan struct{})
+}
+
+func (r *Replica) nextSwitch() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.switched
 }
 
 // Run follows sources and keeps the copy until ctx ends, then returns nil.
@@ -131,21 +137,16 @@ func (r *Replica) Run(ctx context.Context) error {
 	}
 	retry := minRetry
 	for ctx.Err() == nil {
-		begun, err := r.follow(ctx)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, errSwitched):
-			retry = minRetry
-			continue
-		case begun:
+		switched := r.nextSwitch() // taken before a source is asked for
+		begun, err := r.follow(ctx, switched)
+		if begun {
 			retry = minRetry
 		}
-		r.log.DebugContext(ctx, "source lost", "err", err, "retry", retry)
 		pause := retry/2 + rand.N(retry/2) //nolint:gosec // spreads load, keeps no secret
+		r.log.DebugContext(ctx, "source lost", "err", err, "pause", pause)
 		select {
 		case <-ctx.Done():
-		case <-r.switched:
+		case <-switched:
 			retry = minRetry
 		case <-time.After(pause):
 			retry = min(2*retry, maxRetry)
@@ -156,28 +157,20 @@ func (r *Replica) Run(ctx context.Context) error {
 
 var errSwitched = errors.New("another source is wanted")
 
-// follow follows one source to its end and reports whether it told anything.
-func (r *Replica) follow(ctx context.Context) (begun bool, err error) {
-	select {
-	case <-r.switched: // the source that is asked for now is the one wanted
-	default:
-	}
+// follow follows one source until it ends or switched is closed, and reports
+// whether it told anything.
+func (r *Replica) follow(ctx context.Context, switched <-chan struct{}) (begun bool, err error) {
 	ctx, stop := context.WithCancelCause(ctx)
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	defer stop(nil)
 	parts.Go(func() {
 		select {
-		case <-r.switched:
+		case <-switched:
 			stop(errSwitched)
 		case <-ctx.Done():
 		}
 	})
-	defer func() {
-		if cause := context.Cause(ctx); cause != nil {
-			err = cause
-		}
-	}()
 
 	source, err := r.cfg.Source(ctx)
 	if err != nil {
