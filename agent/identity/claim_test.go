@@ -30,6 +30,7 @@ func TestAClaimHoldsForItsSignerAndItsWordsAlone(t *testing.T) {
 		"a flipped bit":    ClaimedBy(Fingerprint(public), message, flipped),
 		"nothing":          ClaimedBy(Fingerprint(public), message, nil),
 		"a length too big": ClaimedBy(Fingerprint(public), message, []byte{200, 1}),
+		"the longest":      ClaimedBy(Fingerprint(public), message, slices.Repeat([]byte{255}, 400)),
 	} {
 		if ok {
 			t.Errorf("%s: the claim is believed", what)
