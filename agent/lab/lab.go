@@ -87,6 +87,9 @@ func prepare(name string, out io.Writer) (*Lab, error) {
 	if os.Geteuid() != 0 {
 		return nil, fault("run it with sudo", "a lab is made of network namespaces, which takes root")
 	}
+	if out == nil {
+		out = io.Discard
+	}
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)

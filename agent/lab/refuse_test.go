@@ -126,11 +126,11 @@ func TestDownNeedsNoState(t *testing.T) {
 	}
 }
 
-// forgetFiles breaks what the lab has written down. Its forwarder and context are
-// known from there alone.
+// forgetFiles breaks what the lab has written down. Its context is known from
+// there alone.
 func forgetFiles(t *testing.T, l *Lab) error {
 	t.Helper()
-	if err := errors.Join(l.endForward(t.Context()), l.forget(t.Context())); err != nil {
+	if err := l.forget(t.Context()); err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(l.dir, stateFile), []byte("{"), 0o600)
