@@ -1,0 +1,225 @@
+// Package network owns the namespaces that the containers of a Pod share:
+// network, IPC and hostname. They are pinned by bind mounts below one folder,
+// so no process has to hold them. Addresses and links between Pods are not
+// here yet: a namespace has its loopback, up.
+package network
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// A Kind is a kind of namespace.
+type Kind string
+
+// The kinds that a Pod shares.
+const (
+	Net Kind = "net"
+	IPC Kind = "ipc"
+	UTS Kind = "uts"
+)
+
+// Pins are pinned namespaces, by name, below one folder.
+type Pins struct{ dir string }
+
+// Open makes dir the place of pins. It becomes a mount of its own, and private:
+// else mount namespaces made later would hold the pins for ever.
+func Open(dir string) (*Pins, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := MountPrivate(dir); err != nil {
+		return nil, err
+	}
+	return &Pins{dir: dir}, nil
+}
+
+// MountPrivate makes dir a private mount of its own, once.
+func MountPrivate(dir string) error {
+	mounted, err := isMount(dir)
+	if err != nil {
+		return err
+	}
+	if !mounted {
+		if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+			return &fs.PathError{Op: "bind", Path: dir, Err: err}
+		}
+	}
+	if err := unix.Mount("", dir, "", unix.MS_PRIVATE, ""); err != nil {
+		return &fs.PathError{Op: "make private", Path: dir, Err: err}
+	}
+	return nil
+}
+
+func isMount(dir string) (bool, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(unix.AT_FDCWD, dir, unix.AT_SYMLINK_NOFOLLOW, 0, &st); err != nil {
+		return false, &fs.PathError{Op: "statx", Path: dir, Err: err}
+	}
+	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
+}
+
+// Path is where a namespace is pinned, for whoever joins it.
+func (p *Pins) Path(name string, kind Kind) string { return filepath.Join(p.dir, name, string(kind)) }
+
+// A Spec is a set of namespaces to pin.
+type Spec struct {
+	Name     string
+	Hostname string
+	Host     bool // share the machine's network: none is pinned
+}
+
+func (s Spec) kinds() []Kind {
+	if s.Host {
+		return []Kind{IPC, UTS}
+	}
+	return []Kind{Net, IPC, UTS}
+}
+
+// Set sees to it that the namespaces are pinned. Those that are stay as they
+// are; of a set that is not whole, all are made anew.
+func (p *Pins) Set(s Spec) (err error) {
+	if s.Name == "" || s.Name != filepath.Base(s.Name) || strings.HasPrefix(s.Name, ".") {
+		return fmt.Errorf("no name for a namespace: %q", s.Name)
+	}
+	whole := true
+	for _, kind := range s.kinds() {
+		whole = whole && p.pinned(s.Name, kind)
+	}
+	if whole {
+		return nil
+	}
+	if err := p.Remove(s.Name); err != nil {
+		return err
+	}
+	if err := os.Mkdir(filepath.Join(p.dir, s.Name), 0o700); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, p.Remove(s.Name))
+		}
+	}()
+	return onThrowawayThread(func() error { return p.make(s) })
+}
+
+// onThrowawayThread runs f on a thread that ends afterwards, with whatever
+// namespaces f has left it in. It is never the main thread: that one cannot
+// end, and /proc/self is its view.
+func onThrowawayThread(f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			done <- onThrowawayThread(f) // on another one, as this one is taken
+			runtime.UnlockOSThread()
+			return
+		}
+		done <- f() // and never unlock
+	}()
+	return <-done
+}
+
+func (p *Pins) make(s Spec) error {
+	flags := unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+	if !s.Host {
+		flags |= unix.CLONE_NEWNET
+	}
+	if err := unix.Unshare(flags); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	if s.Hostname != "" {
+		if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
+			return fmt.Errorf("set hostname %q: %w", s.Hostname, err)
+		}
+	}
+	if !s.Host {
+		if err := loopbackUp(); err != nil {
+			return fmt.Errorf("bring up lo: %w", err)
+		}
+	}
+	for _, kind := range s.kinds() {
+		path := p.Path(s.Name, kind)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			return err
+		}
+		if err := unix.Mount("/proc/thread-self/ns/"+string(kind), path, "", unix.MS_BIND, ""); err != nil {
+			return &fs.PathError{Op: "pin", Path: path, Err: err}
+		}
+	}
+	return nil
+}
+
+// loopbackUp brings up lo in the thread's network.
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	req, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	if err := ioctl(fd, unix.SIOCGIFFLAGS, req); err != nil {
+		return err
+	}
+	req.SetUint16(req.Uint16() | unix.IFF_UP)
+	return ioctl(fd, unix.SIOCSIFFLAGS, req)
+}
+
+func ioctl(fd int, request uintptr, req *unix.Ifreq) error {
+	_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), request, uintptr(unsafe.Pointer(req))) //nolint:gosec // as ioctl wants it
+	if e != 0 {
+		return e
+	}
+	return nil
+}
+
+func (p *Pins) pinned(name string, kind Kind) bool {
+	var st unix.Statfs_t
+	return unix.Statfs(p.Path(name, kind), &st) == nil && st.Type == unix.NSFS_MAGIC
+}
+
+// Remove lets go of the namespaces. The kernel ends them once nobody else is in
+// them.
+func (p *Pins) Remove(name string) error {
+	for _, kind := range []Kind{Net, IPC, UTS} {
+		for p.pinned(name, kind) {
+			if err := unix.Unmount(p.Path(name, kind), unix.MNT_DETACH); err != nil {
+				return &fs.PathError{Op: "unpin", Path: p.Path(name, kind), Err: err}
+			}
+		}
+	}
+	return os.RemoveAll(filepath.Join(p.dir, name))
+}
+
+// List lists the names of which something is pinned.
+func (p *Pins) List() ([]string, error) {
+	entries, err := os.ReadDir(p.dir)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names, nil
+}
+
+// Close unmounts the folder of pins, where nothing is pinned any more.
+func (p *Pins) Close() error {
+	err := unix.Unmount(p.dir, 0)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
