@@ -81,6 +81,9 @@ type Store struct {
 // Open opens the store in opt.Dir, making it if need be, and takes away what an
 // earlier process left half done.
 func Open(opt Options) (_ *Store, err error) {
+	if !filepath.IsAbs(opt.Dir) {
+		return nil, fmt.Errorf("the folder %q is not absolute", opt.Dir)
+	}
 	opt.Limits = opt.Limits.withDefaults()
 	if opt.Stall == 0 {
 		opt.Stall = 30 * time.Second
@@ -93,6 +96,9 @@ func Open(opt Options) (_ *Store, err error) {
 	}
 	if err := os.Chmod(opt.Dir, 0o700); err != nil {
 		return nil, err
+	}
+	if strings.ContainsAny(opt.Dir, `,:\`) {
+		return nil, fmt.Errorf("the folder %q: overlay takes no comma, colon or backslash in a path", opt.Dir)
 	}
 	if err := overlayutils.Supported(opt.Dir); err != nil {
 		return nil, fmt.Errorf("overlay does not work on %s: %w", opt.Dir, err)
