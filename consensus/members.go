@@ -112,16 +112,16 @@ func (n *Node) Term() uint64 {
 // AddNonvoter makes a node a member without a vote. A prevIndex other than 0 is
 // the index that Members gave: if they have changed since, the answer is
 // ErrMembersChanged. All of these calls are for the leader and return once the
-// change is committed.
+// change is committed and the voters that answer know of it.
 func (n *Node) AddNonvoter(ctx context.Context, name string, prevIndex uint64) error {
-	return n.change(ctx, "add member "+name, func(r *raft.Raft, patience time.Duration) raft.Future {
+	return n.reconfigure(ctx, "add member "+name, func(r *raft.Raft, patience time.Duration) raft.Future {
 		return r.AddNonvoter(raft.ServerID(name), raft.ServerAddress(name), prevIndex, patience)
 	})
 }
 
 // AddVoter gives a node a vote, whether it was a member or not. See AddNonvoter.
 func (n *Node) AddVoter(ctx context.Context, name string, prevIndex uint64) error {
-	return n.change(ctx, "add voter "+name, func(r *raft.Raft, patience time.Duration) raft.Future {
+	return n.reconfigure(ctx, "add voter "+name, func(r *raft.Raft, patience time.Duration) raft.Future {
 		return r.AddVoter(raft.ServerID(name), raft.ServerAddress(name), prevIndex, patience)
 	})
 }
@@ -129,14 +129,14 @@ func (n *Node) AddVoter(ctx context.Context, name string, prevIndex uint64) erro
 // Demote takes a member's vote. A leader that demotes itself steps down, so hand
 // leadership over first. See AddNonvoter.
 func (n *Node) Demote(ctx context.Context, name string, prevIndex uint64) error {
-	return n.change(ctx, "demote "+name, func(r *raft.Raft, patience time.Duration) raft.Future {
+	return n.reconfigure(ctx, "demote "+name, func(r *raft.Raft, patience time.Duration) raft.Future {
 		return r.DemoteVoter(raft.ServerID(name), prevIndex, patience)
 	})
 }
 
 // Remove ends a node's membership. See AddNonvoter.
 func (n *Node) Remove(ctx context.Context, name string, prevIndex uint64) error {
-	return n.change(ctx, "remove member "+name, func(r *raft.Raft, patience time.Duration) raft.Future {
+	return n.reconfigure(ctx, "remove member "+name, func(r *raft.Raft, patience time.Duration) raft.Future {
 		return r.RemoveServer(raft.ServerID(name), prevIndex, patience)
 	})
 }
@@ -192,6 +192,54 @@ func (n *Node) ReadIndex(ctx context.Context) (uint64, error) {
 		return 0, err
 	}
 	return index, nil
+}
+
+// settleTime bounds how long a change of members waits for voters to know of it.
+const settleTime = time.Second
+
+// reconfigure changes the members. A quorum is enough to commit the change, but
+// the library's voters refuse their vote to a candidate that their own list does
+// not have, so if the leader died before the rest had heard, those left might
+// never elect. Hence the wait.
+func (n *Node) reconfigure(ctx context.Context, what string, ask func(*raft.Raft, time.Duration) raft.Future) error {
+	now := n.reign.Load()
+	if err := n.change(ctx, what, ask); err != nil {
+		return err
+	}
+	if now == nil {
+		return nil // raft took it before this node noticed that it leads
+	}
+	enough := time.NewTimer(settleTime)
+	defer enough.Stop()
+	index := n.logs.latest().index
+	for {
+		lagging, more := n.lagging(index)
+		if !lagging {
+			return nil
+		}
+		select {
+		case <-more:
+		case <-enough.C:
+			return nil
+		case <-now.lost:
+			return nil
+		case <-ctx.Done():
+			return nil // it is committed all the same
+		}
+	}
+}
+
+// lagging reports whether a voter that answers, or has never been asked, has not
+// got the entry at index, and returns a channel closed when that may change.
+func (n *Node) lagging(index uint64) (bool, <-chan struct{}) {
+	_, more := n.gate.agreed(0, nil)
+	for _, name := range n.otherVoters() {
+		p, ok := n.gate.peer(raft.ServerID(name))
+		if !ok || time.Since(p.heard) <= n.cfg.HeartbeatTimeout && p.lastIndex < index {
+			return true, more
+		}
+	}
+	return false, more
 }
 
 // change calls raft and translates its answer.

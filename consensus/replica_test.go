@@ -63,6 +63,12 @@ func (w *wire) lastSince() uint64 {
 	return w.sinces[len(w.sinces)-1]
 }
 
+func (w *wire) firstSince() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.sinces[0]
+}
+
 // replicate runs a replica of the Pods of n1 and returns it and how to stop it.
 func replicate(t *testing.T, path string, w *wire) (*Replica, func()) {
 	r := NewReplica(ReplicaConfig{
@@ -235,7 +241,7 @@ func TestAReplicaRemembers(t *testing.T) {
 		w.lead(s)
 		r.Reconnect()
 		synctest.Wait()
-		if got := w.lastSince(); got != s.Index()-1 || body(r.Store(), "b") != "1" {
+		if got := w.firstSince(); got != s.Index()-1 || body(r.Store(), "b") != "1" {
 			t.Errorf("resumed from %d, want %d; b is %s", got, s.Index()-1, body(r.Store(), "b"))
 		}
 		stop()
