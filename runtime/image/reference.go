@@ -1,6 +1,7 @@
 package image
 
 import (
+	_ "crypto/sha256" // for digests
 	"fmt"
 
 	"github.com/distribution/reference"

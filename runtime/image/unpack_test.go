@@ -184,8 +184,8 @@ func TestALayerThatUnpacksToTooMuchIsStopped(t *testing.T) {
 		layers [][]byte
 		want   string
 	}{
-		"by its ratio in gzip":  {Limits{}, gz, [][]byte{zero(100 << 20)}, "more than 250 times its size"},
-		"by its ratio in zstd":  {Limits{}, zst, [][]byte{zero(100 << 20)}, "more than 250 times its size"},
+		"by its ratio in gzip":  {Limits{}, gz, [][]byte{zero(66 << 20)}, "more than 250 times its size"},
+		"by its ratio in zstd":  {Limits{}, zst, [][]byte{zero(66 << 20)}, "more than 250 times its size"},
 		"by its size":           {Limits{UnpackedBytes: 1 << 20}, asIs, [][]byte{zero(2 << 20)}, "more than the 1048576 bytes"},
 		"by the sum of layers":  {Limits{UnpackedBytes: 3 << 20}, asIs, [][]byte{zero(2 << 20), zero(2<<20 + 1)}, "layer 2 of 2"},
 		"by its entries":        {Limits{Entries: 100}, asIs, [][]byte{many(101)}, "more than 100 entries"},
