@@ -74,6 +74,9 @@ func (g *Gossip) heardLeave(head header) {
 	if m := g.members[string(head.name)]; m != nil && head.epoch >= m.Meta.Epoch {
 		m.leaving = true // until memberlist hears it live again
 		g.dirty = true
+		if g.assess(time.Now(), m) {
+			g.notify()
+		}
 		signal(g.poke)
 	}
 }
@@ -92,6 +95,16 @@ func (g *Gossip) stepLocked(h *hands, ev event) {
 	if late := g.detector.slept - slept; late > 0 {
 		g.log.Debug("slept, forgave everybody", "for", late)
 	}
+	if at := g.detector.deadline(); !at.IsZero() {
+		g.timer.Reset(max(time.Until(earlier(at, g.lookAt)), 0))
+	}
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.IsZero() || !a.IsZero() && a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // perform does what the detector wanted. Not with mu held.
@@ -260,11 +273,10 @@ func (g *Gossip) heardClaim(data []byte) {
 	}
 }
 
-// runRing drives the detector. It has the one timer of the ring, and while all
-// is well it wakes for its beats and for nothing else.
+// runRing drives the detector by the one timer of the ring, which every step
+// sets anew: while all is well it wakes for its beats at the most.
 func (g *Gossip) runRing(ctx context.Context) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+	defer g.timer.Stop()
 	var h hands
 	var ringAt time.Time
 	for {
@@ -272,26 +284,21 @@ func (g *Gossip) runRing(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-g.poke:
-		case <-timer.C:
+		case <-g.timer.C:
 		}
 		now := time.Now()
 		if g.remakeRing(&h, !now.Before(ringAt)) {
 			ringAt = now.Add(ringEvery)
 		}
-		g.step(&h, event{kind: evTick})
 		g.mu.Lock()
 		pruneAt, dropped := g.claims.prune(now, g.ring)
 		if dropped {
 			g.assessAll(now)
 		}
-		wake := g.detector.deadline()
+		g.lookAt = earlier(ringAt, pruneAt)
+		g.timer.Reset(max(time.Until(g.lookAt), 0))
 		g.mu.Unlock()
-		for _, t := range []time.Time{pruneAt, ringAt} {
-			if !t.IsZero() && (wake.IsZero() || t.Before(wake)) {
-				wake = t
-			}
-		}
-		timer.Reset(max(time.Until(wake), 0))
+		g.step(&h, event{kind: evTick})
 	}
 }
 

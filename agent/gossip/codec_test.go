@@ -2,6 +2,9 @@ package gossip
 
 import (
 	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/binary"
 	"errors"
 	"io/fs"
 	"slices"
@@ -250,7 +253,8 @@ func FuzzDatagrams(f *testing.F) {
 				t.Fatalf("meta %+v became %+v (%v)", m, again, err)
 			}
 		}
-		_ = checkHead(append(slices.Clone(data), make([]byte, streamHead)...), 3)
+		_, _ = readMessage(bytes.NewReader(data), [][]byte{testKey}, 3)
+		_ = plausible(data)
 	})
 }
 
@@ -310,24 +314,44 @@ func TestClaimsNeedTwoObserversOfMyView(t *testing.T) {
 	}
 }
 
+// message seals a plain text as memberlist seals its streams.
+func message(version byte, plain string) []byte {
+	length := sealHead + len(plain) + tagSize
+	head := binary.BigEndian.AppendUint32([]byte{streamSealed}, uint32(length))
+	block, _ := aes.NewCipher(testKey)
+	aead, _ := cipher.NewGCM(block)
+	nonce := make([]byte, 12)
+	return append(append(bytes.Clone(head), append([]byte{version}, nonce...)...), aead.Seal(nil, nonce, []byte(plain), head)...)
+}
+
 func TestStreamsOfOtherShapesNeverReachMemberlist(t *testing.T) {
-	head := func(kind byte, length uint32, version byte) []byte {
-		return []byte{kind, byte(length >> 24), byte(length >> 16), byte(length >> 8), byte(length), version}
-	}
+	header := func(nodes string) string { return "\x06\x83\xa4Join\xc3\xa5Nodes" + nodes + "\xacUserStateLen\x00" }
+	member := strings.Repeat("x", 60)
+	huge := message(1, header("\x01")+member)
+	copy(huge[1:], "\x01\x00\x00\x00")
 	tests := map[string]struct {
-		head []byte
+		data []byte
 		ok   bool
 	}{
-		"an exchange":    {head(streamSealed, 4000, 1), true},
-		"a plain one":    {head(6, 4000, 1), false},
-		"labelled":       {head(244, 4000, 1), false},
-		"padded":         {head(streamSealed, 4000, 0), false},
-		"empty":          {head(streamSealed, 29, 1), false},
-		"twenty MB long": {head(streamSealed, 20<<20, 1), false},
+		"a ping":                     {message(1, "\x00..."), true},
+		"an exchange of two":         {message(1, header("\x02")+member+member), true},
+		"one that promises too many": {message(1, header("\xce\x00\x0f\xff\xff")+member), false},
+		"or less than none":          {message(1, header("\xd3\xff\xff\xff\xff\xff\xff\xff\xff")+member), false},
+		"one with a rider":           {message(1, "\x06\x83\xa4Join\xc2\xa5Nodes\x00\xacUserStateLen\xce\x01\x00\x00\x00"+member), false},
+		"fields in another order":    {message(1, "\x06\x83\xa5Nodes\x00\xa4Join\xc2\xacUserStateLen\x00"), false},
+		"a message to the user":      {message(1, "\x08..."), false},
+		"a compressed one":           {message(1, "\x09..."), false},
+		"padded":                     {message(0, "\x00..."), false},
+		"empty":                      {message(1, ""), false},
+		"plain":                      {[]byte(header("\x01") + member), false},
+		"labelled":                   {append([]byte{244, 1, 'x'}, message(1, "\x00...")...), false},
+		"sixteen MB long":            {huge, false},
+		"cut short":                  {message(1, header("\x01")+member)[:40], false},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			if err := checkHead(tt.head, 3); (err == nil) != tt.ok {
+			got, err := readMessage(bytes.NewReader(tt.data), [][]byte{otherKey, testKey}, 3)
+			if (err == nil) != tt.ok || tt.ok && !bytes.Equal(got, tt.data) {
 				t.Errorf("error %v, want ok %v", err, tt.ok)
 			}
 		})

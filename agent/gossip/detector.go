@@ -10,7 +10,10 @@ const (
 	beatEvery = 150 * time.Millisecond
 	// A peer is asked directly once two beats are overdue, and suspect once
 	// three are. The margin is for a network's and a scheduler's jitter.
-	beatMargin   = 30 * time.Millisecond
+	beatMargin = 30 * time.Millisecond
+	// Beats may be sent so much early when a peer's beat has woken us anyway:
+	// neighbours fall into step, and a period costs one wake-up, not several.
+	beatEarly    = 30 * time.Millisecond
 	askAfter     = 2*beatEvery + beatMargin/3
 	suspectAfter = 3*beatEvery + beatMargin
 	// How long the answer to the direct question may take, so that it is here
@@ -125,7 +128,7 @@ func (d *detector) step(now time.Time, ev event, buf []action) []action {
 			p.said = time.Time{}
 		}
 	}
-	buf = d.beats(now, buf)
+	buf = d.beats(now, ev.kind == evBeat, buf)
 	buf = d.judge(now, buf)
 	d.plan()
 	return buf
@@ -162,6 +165,9 @@ func (d *detector) beat(now time.Time, ev event, buf []action) []action {
 	p := d.peers[ev.name]
 	if p == nil || ev.epoch < p.epoch || ev.epoch == p.epoch && ev.seq <= p.seq {
 		return buf // not mine to watch, or played back
+	}
+	if p.heard.IsZero() { // of its first beat on we are in step with it
+		d.nextBeat = now
 	}
 	buf = d.alive(now, p, ev, buf)
 	if ev.farewell {
@@ -238,18 +244,20 @@ func (d *detector) view(now time.Time, ring *Ring) {
 	d.peers = watched
 }
 
-func (d *detector) beats(now time.Time, buf []action) []action {
+// beats sends those that are due, or nearly so if we are awake for another's.
+func (d *detector) beats(now time.Time, woken bool, buf []action) []action {
 	d.targets = slices.DeleteFunc(d.targets, func(t target) bool { return !t.until.IsZero() && !now.Before(t.until) })
-	if len(d.targets) == 0 || now.Before(d.nextBeat) {
+	due := d.nextBeat
+	if woken {
+		due = due.Add(-beatEarly)
+	}
+	if len(d.targets) == 0 || now.Before(due) {
 		return buf
 	}
 	for _, t := range d.targets {
 		buf = append(buf, action{kind: actBeat, name: t.name, farewell: !t.until.IsZero()})
 	}
-	d.nextBeat = d.nextBeat.Add(beatEvery)
-	if !d.nextBeat.After(now) { // the first, or late: no volley to catch up
-		d.nextBeat = now.Add(beatEvery)
-	}
+	d.nextBeat = now.Add(beatEvery) // late or early: no volley to catch up
 	return buf
 }
 

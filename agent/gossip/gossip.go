@@ -115,9 +115,11 @@ type Gossip struct {
 	seq       uint64 // of my claims
 	seeds     []netip.AddrPort
 	meta      []byte
-	meet      string    // member to exchange the membership with, "" for none
-	displaced time.Time // until then members are told where we are now
-	dirty     bool      // the ring may have changed
+	meet      string      // member to exchange the membership with, "" for none
+	displaced time.Time   // until then members are told where we are now
+	timer     *time.Timer // of the ring: its next deadline or lookAt
+	lookAt    time.Time   // when claims expire or the ring is made again
+	dirty     bool        // the ring may have changed
 	changed   chan struct{}
 
 	transport *transport      // set by Run
@@ -153,6 +155,7 @@ func New(cfg Config) (*Gossip, error) {
 		members: map[string]*member{}, strange: map[string]netip.AddrPort{},
 		ring: NewRing(nil, nil), detector: newDetector(cfg.Name), claims: newClaims(),
 		told: map[string]telling{}, dirty: true, changed: make(chan struct{}),
+		timer: time.NewTimer(0),
 	}
 	g.rumours = memberlist.TransmitLimitedQueue{RetransmitMult: 4, NumNodes: g.size}
 	return g, nil

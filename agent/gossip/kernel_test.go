@@ -1,0 +1,97 @@
+package gossip
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"runtime"
+	"syscall"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+)
+
+// TestProbesAgainstARealKernel checks what the in-memory network only claims:
+// which sockets are told of a refusal, and when. It needs root, for a network
+// namespace of its own.
+func TestProbesAgainstARealKernel(t *testing.T) {
+	done := make(chan struct{})
+	go func() { // on a thread that ends with its namespace
+		defer close(done)
+		runtime.LockOSThread()
+		if err := syscall.Unshare(syscall.CLONE_NEWNET); err != nil {
+			t.Errorf("new network namespace (needs root): %v", err)
+			return
+		}
+		probeInNamespace(t)
+	}()
+	<-done
+}
+
+func probeInNamespace(t *testing.T) {
+	p := &prober{
+		seal: mustSeal(t, "n1", testKey), known: everybody,
+		dial: func(_ context.Context, a netip.AddrPort) (net.Conn, error) {
+			return net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(a))
+		},
+	}
+	check := func(what string, addr netip.AddrPort, want Outcome) {
+		t.Helper()
+		if got := p.probe(t.Context(), "n2", addr, probeWindow).Outcome; got != want {
+			t.Errorf("%s: %v, want %v", what, got, want)
+		}
+	}
+	there := netip.MustParseAddrPort("127.0.0.1:7373")
+	check("without any network", there, Unknown)
+
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil {
+		t.Errorf("raise loopback: %v", err)
+		return
+	}
+	check("a closed port", there, AgentGone)
+	// What is routed to the loopback and nobody's address is dropped there.
+	_, nobody, _ := net.ParseCIDR("192.0.2.0/24")
+	if err := netlink.RouteAdd(&netlink.Route{LinkIndex: lo.Attrs().Index, Dst: nobody, Scope: netlink.SCOPE_LINK}); err != nil {
+		t.Errorf("add route: %v", err)
+		return
+	}
+	check("a machine that is not there", netip.MustParseAddrPort("192.0.2.9:7373"), Silent)
+
+	socket, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(there))
+	if err != nil {
+		t.Errorf("listen: %v", err)
+		return
+	}
+	defer socket.Close()
+	check("an agent that is stopped", there, AgentGone)
+
+	answered := make(chan struct{})
+	go func() {
+		defer close(answered)
+		answerPings(socket, mustSeal(t, "n2", testKey))
+	}()
+	check("a living agent", there, Alive)
+	_ = socket.Close()
+	<-answered
+}
+
+func answerPings(socket *net.UDPConn, s *seal) {
+	b := make([]byte, maxDatagram)
+	for {
+		n, from, err := socket.ReadFromUDPAddrPort(b)
+		if err != nil {
+			return
+		}
+		_, body, err := s.open(b[:n], nil, everybody)
+		if err != nil || body[0] != kindPing {
+			continue
+		}
+		if m, err := parsePing(body[1:]); err == nil {
+			_, _ = socket.WriteToUDPAddrPort(s.close(nil, appendPong(nil, pong{challenge: m.challenge})), from)
+		}
+	}
+}
