@@ -1,0 +1,277 @@
+package runc
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/skein-dev/skein/runtime/container"
+)
+
+// A frame is what a container's OCI spec depends on besides the wish for it:
+// the machine and the places we have made. With it the spec is a pure function.
+type frame struct {
+	Root       string            // of the file system, on this machine
+	Cgroup     string            // absolute, below every hierarchy
+	Namespaces map[string]string // "network", "ipc", "uts": path; network is missing with the machine's own
+	Shm        string            // the Pod's /dev/shm on this machine
+	Files      map[string]string // of the Pod, by path in the container: hosts, hostname, resolv.conf
+	User       specs.User        // looked up in the image
+	Caps       []string          // after policy
+	Seccomp    *specs.LinuxSeccomp
+	Devices    []specs.LinuxDevice // of the machine, for the privileged
+	Unified    bool                // cgroup v2
+	SwapLimit  bool                // this kernel can limit swap
+	NoFile     uint64              // highest limit of open files that we can give
+	OOMFloor   int                 // lowest oom_score_adj that we can give
+}
+
+const (
+	cpuPeriod   = 100_000 // µs
+	minCPUQuota = 1_000   // µs, the kernel's
+	minShares   = 2       // the kernel's
+	maxShares   = 262144  // the kernel's
+	nofile      = 1 << 20
+)
+
+// makeSpec says in OCI's words what a container is to be.
+func makeSpec(c container.Spec, f frame) *specs.Spec {
+	s := &specs.Spec{
+		Version: specs.Version,
+		Root:    &specs.Root{Path: f.Root, Readonly: c.Security.ReadOnlyRoot},
+		Process: makeProcess(c, f),
+		Mounts:  makeMounts(c, f),
+		Linux: &specs.Linux{
+			CgroupsPath: f.Cgroup,
+			Resources:   makeResources(c, f),
+			Namespaces:  makeNamespaces(f),
+			Devices:     f.Devices,
+			Seccomp:     f.Seccomp,
+		},
+	}
+	if !c.Security.Privileged {
+		s.Linux.MaskedPaths = maskedPaths
+		s.Linux.ReadonlyPaths = readonlyPaths
+	}
+	return s
+}
+
+func makeProcess(c container.Spec, f frame) *specs.Process {
+	oom := max(c.Resources.OOMScoreAdj, f.OOMFloor)
+	files := min(uint64(nofile), f.NoFile)
+	cwd := c.Cwd
+	if cwd == "" {
+		cwd = "/"
+	}
+	return &specs.Process{
+		User: f.User,
+		Args: c.Args,
+		Env:  c.Env,
+		Cwd:  path.Clean("/" + cwd),
+		Capabilities: &specs.LinuxCapabilities{
+			Bounding: f.Caps, Effective: f.Caps, Permitted: f.Caps,
+		},
+		Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: files, Soft: files}},
+		NoNewPrivileges: !c.Security.Privileged && !c.Security.AllowPrivilegeEscalation,
+		OOMScoreAdj:     &oom,
+	}
+}
+
+func makeNamespaces(f frame) []specs.LinuxNamespace {
+	out := []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}}
+	for _, kind := range []specs.LinuxNamespaceType{specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace} {
+		if at := f.Namespaces[string(kind)]; at != "" {
+			out = append(out, specs.LinuxNamespace{Type: kind, Path: at})
+		}
+	}
+	if f.Unified {
+		out = append(out, specs.LinuxNamespace{Type: specs.CgroupNamespace})
+	}
+	return out
+}
+
+func makeMounts(c container.Spec, f frame) []specs.Mount {
+	access := "ro"
+	if c.Security.Privileged {
+		access = "rw"
+	}
+	out := []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}},
+		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", access}},
+		{Destination: "/dev/shm", Type: "bind", Source: f.Shm, Options: []string{"bind", "nosuid", "noexec", "nodev"}},
+	}
+	wished := map[string]bool{}
+	for _, m := range c.Mounts {
+		wished[path.Clean("/"+m.Target)] = true
+	}
+	out = slices.DeleteFunc(out, func(m specs.Mount) bool { return wished[m.Destination] })
+	for _, at := range slices.Sorted(keys(f.Files)) {
+		if !wished[at] {
+			out = append(out, specs.Mount{Destination: at, Type: "bind", Source: f.Files[at], Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"}})
+		}
+	}
+	rest := make([]specs.Mount, 0, len(c.Mounts))
+	for _, m := range c.Mounts {
+		rest = append(rest, specs.Mount{Destination: path.Clean("/" + m.Target), Type: m.Type, Source: m.Source, Options: m.Options})
+	}
+	// Outer before inner, else the outer one would hide what it holds.
+	slices.SortStableFunc(rest, func(a, b specs.Mount) int {
+		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
+	})
+	return append(out, rest...)
+}
+
+func keys[K comparable, V any](m map[K]V) func(func(K) bool) {
+	return func(yield func(K) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+func makeResources(c container.Spec, f frame) *specs.LinuxResources {
+	r := &specs.LinuxResources{
+		// runc adds the devices that every container has.
+		Devices: []specs.LinuxDeviceCgroup{{Allow: c.Security.Privileged, Access: "rwm"}},
+	}
+	if n := c.Resources.MemoryBytes; n > 0 {
+		r.Memory = &specs.LinuxMemory{Limit: &n}
+		if f.SwapLimit {
+			r.Memory.Swap = &n // memory and swap together: none of it swap
+		}
+		if f.Unified {
+			// Of a container that is out of memory nothing is left half alive.
+			r.Unified = map[string]string{"memory.oom.group": "1"}
+		}
+	}
+	if n := c.Resources.CPUMilli; n > 0 {
+		period := uint64(cpuPeriod)
+		quota := max(n*cpuPeriod/1000, minCPUQuota)
+		r.CPU = &specs.LinuxCPU{Period: &period, Quota: &quota}
+	}
+	if n := c.Resources.CPUShares; n > 0 {
+		shares := uint64(min(max(n*1024/1000, minShares), maxShares)) //nolint:gosec // positive
+		if r.CPU == nil {
+			r.CPU = &specs.LinuxCPU{}
+		}
+		r.CPU.Shares = &shares
+	}
+	if n := c.Resources.PIDs; n > 0 {
+		r.Pids = &specs.LinuxPids{Limit: &n}
+	}
+	return r
+}
+
+// checkSpec is the last look at what will run: policy is held against the final
+// spec, not against the wish, so that nothing can get in on the way.
+func checkSpec(s *specs.Spec, c container.Spec, own []string, places []string) error {
+	p := s.Process
+	switch {
+	case len(p.Args) == 0 || p.Args[0] == "":
+		return fmt.Errorf("nothing to run")
+	case !path.IsAbs(p.Cwd) || path.Clean(p.Cwd) != p.Cwd:
+		return fmt.Errorf("working directory %q is not a clean absolute path", p.Cwd)
+	case strings.HasPrefix(p.Cwd+"/", "/proc/"):
+		return fmt.Errorf("working directory %q is in /proc", p.Cwd)
+	case s.Hooks != nil: //nolint:staticcheck // all kinds of them
+		return fmt.Errorf("hooks are not allowed")
+	case len(s.Linux.Sysctl) > 0:
+		return fmt.Errorf("sysctls are not allowed")
+	}
+	if err := checkNamespaces(s, c.Sandbox.HostNetwork, places); err != nil {
+		return err
+	}
+	if err := checkMounts(s, c.Security.Privileged); err != nil {
+		return err
+	}
+	if c.Security.Privileged {
+		return nil
+	}
+	return checkConfined(s, c.Security, own)
+}
+
+func checkNamespaces(s *specs.Spec, hostNetwork bool, places []string) error {
+	have := map[specs.LinuxNamespaceType]string{}
+	for _, ns := range s.Linux.Namespaces {
+		have[ns.Type] = ns.Path
+	}
+	for _, kind := range []specs.LinuxNamespaceType{specs.PIDNamespace, specs.MountNamespace, specs.IPCNamespace, specs.UTSNamespace} {
+		if _, ok := have[kind]; !ok {
+			return fmt.Errorf("no %s namespace of its own", kind)
+		}
+	}
+	if _, ok := have[specs.NetworkNamespace]; ok == hostNetwork {
+		return fmt.Errorf("network namespace: %v, host network: %v", ok, hostNetwork)
+	}
+	for kind, at := range have {
+		ours := slices.ContainsFunc(places, func(place string) bool { return strings.HasPrefix(at, place+"/") })
+		joined := kind == specs.NetworkNamespace || kind == specs.IPCNamespace || kind == specs.UTSNamespace
+		if at != "" && (!joined || !ours || path.Clean(at) != at) {
+			return fmt.Errorf("%s namespace %s is not the Pod's", kind, at)
+		}
+	}
+	return nil
+}
+
+// checkMounts refuses mounts over or inside /proc, over which runc's guard of
+// masked paths could be turned aside.
+func checkMounts(s *specs.Spec, privileged bool) error {
+	for _, m := range s.Mounts {
+		switch {
+		case !path.IsAbs(m.Destination) || path.Clean(m.Destination) != m.Destination || m.Destination == "/":
+			return fmt.Errorf("mount at %q", m.Destination)
+		case m.Destination == "/proc" && m.Type == "proc":
+		case privileged:
+		case strings.HasPrefix(m.Destination+"/", "/proc/"):
+			return fmt.Errorf("mount at %s, in /proc", m.Destination)
+		case m.Type == "sysfs" && !slices.Contains(m.Options, "ro"), m.Type == "cgroup" && !slices.Contains(m.Options, "ro"):
+			return fmt.Errorf("%s could be written", m.Destination)
+		}
+	}
+	return nil
+}
+
+func checkConfined(s *specs.Spec, sec container.Security, own []string) error {
+	if !s.Process.NoNewPrivileges && !sec.AllowPrivilegeEscalation {
+		return fmt.Errorf("new privileges are not ruled out")
+	}
+	if s.Linux.Seccomp == nil && !sec.Unconfined {
+		return fmt.Errorf("no seccomp profile")
+	}
+	allowed, err := capabilities(sec, own)
+	if err != nil {
+		return err
+	}
+	caps := s.Process.Capabilities
+	for _, set := range [][]string{caps.Bounding, caps.Effective, caps.Permitted, caps.Inheritable, caps.Ambient} {
+		for _, c := range set {
+			if !slices.Contains(allowed, c) {
+				return fmt.Errorf("capability %s was not asked for", c)
+			}
+		}
+	}
+	for _, at := range maskedPaths {
+		if !slices.Contains(s.Linux.MaskedPaths, at) {
+			return fmt.Errorf("%s is not masked", at)
+		}
+	}
+	for _, at := range readonlyPaths {
+		if !slices.Contains(s.Linux.ReadonlyPaths, at) {
+			return fmt.Errorf("%s is not read-only", at)
+		}
+	}
+	d := s.Linux.Resources.Devices
+	if len(s.Linux.Devices) > 0 || len(d) != 1 || d[0].Allow {
+		return fmt.Errorf("devices of the machine are not allowed")
+	}
+	return nil
+}

@@ -1,0 +1,292 @@
+package runc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/skein-dev/skein/runtime/container"
+	"github.com/skein-dev/skein/runtime/keeper"
+	"github.com/skein-dev/skein/runtime/network"
+)
+
+type containerID = container.ID
+
+const (
+	keeperPatience = 5 * time.Second  // for the keeper to open a container's output
+	undoPatience   = 10 * time.Second // for what is undone after ctx has ended
+)
+
+// Start runs a container in its Pod's sandbox and returns once its process
+// runs.
+func (d *Driver) Start(ctx context.Context, spec container.Spec) (err error) {
+	if err := checkID(spec.ID); err != nil {
+		return err
+	}
+	spec.Sandbox.Pod = spec.ID.Pod
+	defer d.pods.share(spec.ID.Pod)()
+	defer d.ids.lock(spec.ID)()
+	if d.box(spec.ID) != nil {
+		return nil
+	}
+	sandbox, err := d.sandbox(spec.ID.Pod)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", spec.ID, err)
+	}
+	spec.Sandbox = sandbox
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("start %s: %w", spec.ID, err), d.undo(spec.ID))
+		}
+	}()
+	if err := d.clear(spec.ID); err != nil { // of a start that was broken off
+		return err
+	}
+	return d.start(ctx, spec)
+}
+
+// undo takes back a start that failed.
+func (d *Driver) undo(id container.ID) error {
+	return errors.Join(d.clear(id), os.RemoveAll(d.boxDir(id)))
+}
+
+func (d *Driver) start(ctx context.Context, spec container.Spec) error {
+	id := spec.ID
+	if err := os.MkdirAll(d.boxDir(id), 0o700); err != nil {
+		return err
+	}
+	if err := writeJSON(filepath.Join(d.boxDir(id), specFile), spec, keeper.WriteAside); err != nil {
+		return err
+	}
+	d.cfg.step("spec")
+	// The keeper opens the output while we do the rest.
+	stdout, stderr, err := d.keeper.OpenLog(id.String(), spec.LogLimit)
+	if err != nil {
+		return fmt.Errorf("make the output: %w", err)
+	}
+	defer stdout.Close()
+	defer stderr.Close()
+	d.cfg.step("output")
+	if err := os.MkdirAll(d.rootfs(id), 0o700); err != nil {
+		return err
+	}
+	if err := mountAll(spec.RootFS, d.rootfs(id)); err != nil {
+		return err
+	}
+	d.cfg.step("root")
+	oci, err := d.ociSpec(spec)
+	if err != nil {
+		return err
+	}
+	if err := writeJSON(filepath.Join(d.bundle(id), "config.json"), oci, keeper.WriteAside); err != nil {
+		return err
+	}
+	if err := d.awaitKeeper(ctx, id); err != nil {
+		return err
+	}
+	d.cfg.step("bundle")
+	if err := d.launch(ctx, id, stdout, stderr); err != nil {
+		return err
+	}
+	d.cfg.step("run")
+	b, err := d.found(id, spec.Labels)
+	if err != nil {
+		return err
+	}
+	d.put(b)
+	return nil
+}
+
+func (d *Driver) awaitKeeper(ctx context.Context, id container.ID) error {
+	ctx, cancel := context.WithTimeout(ctx, keeperPatience)
+	defer cancel()
+	if err := d.keeper.AwaitLog(ctx, id.String()); err != nil {
+		return fmt.Errorf("wait for the keeper to open the output: %w", err)
+	}
+	return nil
+}
+
+// launch runs runc, so many at once.
+func (d *Driver) launch(ctx context.Context, id container.ID, stdout, stderr *os.File) error {
+	select {
+	case d.starts <- struct{}{}:
+		defer func() { <-d.starts }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return d.runc(ctx, filepath.Join(d.bundle(id), "runc.log"), [3]*os.File{nil, stdout, stderr},
+		"run", "--detach", "--bundle", d.bundle(id), id.String())
+}
+
+// ociSpec makes the final spec of a container whose root is mounted.
+func (d *Driver) ociSpec(spec container.Spec) (*specs.Spec, error) {
+	id := spec.ID
+	f := frame{
+		Root: d.rootfs(id), Cgroup: d.cgroup(id), Shm: filepath.Join(d.shared(id.Pod), "shm"), Files: d.podFiles(spec.Sandbox),
+		Namespaces: map[string]string{"ipc": d.pins.Path(id.Pod, network.IPC), "uts": d.pins.Path(id.Pod, network.UTS)},
+		Unified:    d.host.unified, SwapLimit: d.host.swap, NoFile: d.host.noFile, OOMFloor: d.host.oomFloor,
+	}
+	if !spec.Sandbox.HostNetwork {
+		f.Namespaces["network"] = d.pins.Path(id.Pod, network.Net)
+	}
+	var err error
+	if f.User, err = lookupUser(f.Root, spec.User, spec.Groups); err != nil {
+		return nil, err
+	}
+	if f.Caps, err = capabilities(spec.Security, d.host.caps); err != nil {
+		return nil, err
+	}
+	switch {
+	case spec.Security.Privileged:
+		if f.Devices, err = devices(); err != nil {
+			return nil, fmt.Errorf("list devices: %w", err)
+		}
+	case !spec.Security.Unconfined:
+		if f.Seccomp, err = d.host.profiles.get(f.Caps); err != nil {
+			return nil, err
+		}
+	}
+	oci := makeSpec(spec, f)
+	if err := checkSpec(oci, spec, d.host.caps, []string{filepath.Join(d.cfg.RunDir, "ns")}); err != nil {
+		return nil, fmt.Errorf("refused by policy: %w", err)
+	}
+	return oci, nil
+}
+
+// found makes a box of what runc has started. runc noted the pid together with
+// its start time while it held the process, so both are right even if the
+// process has ended since.
+func (d *Driver) found(id container.ID, labels map[string]string) (*box, error) {
+	var state struct {
+		PID   int    `json:"init_process_pid"`
+		Start uint64 `json:"init_process_start"`
+	}
+	if err := readJSON(filepath.Join(d.runcDir(id), "state.json"), &state); err != nil {
+		return nil, err
+	}
+	if state.PID <= 0 || state.Start == 0 {
+		return nil, errors.New("runc started no process")
+	}
+	p := process{PID: state.PID, Start: state.Start, Boot: keeper.BootID(), Started: time.Now()}
+	if err := writeJSON(filepath.Join(d.boxDir(id), processFile), p, keeper.WriteAside); err != nil {
+		return nil, err
+	}
+	d.cfg.step("process")
+	return d.makeBox(id, labels, p)
+}
+
+func (d *Driver) makeBox(id container.ID, labels map[string]string, p process) (*box, error) {
+	b := &box{id: id, labels: labels, proc: p}
+	f, err := openPidfd(p.key())
+	if err != nil && !errors.Is(err, keeper.ErrNoProcess) {
+		return nil, err
+	}
+	b.pidfd = f
+	return b, nil
+}
+
+// adopt makes known what an earlier driver has left, and clears away what it
+// did not finish.
+func (d *Driver) adopt() error {
+	disk, err := d.onDisk()
+	if err != nil {
+		return err
+	}
+	known := map[string]bool{}
+	for _, ids := range disk {
+		for _, id := range ids {
+			b, err := d.adoptOne(id)
+			if err != nil {
+				return fmt.Errorf("%s: %w", id, err)
+			}
+			if b != nil {
+				known[id.String()] = true
+				d.boxes[id] = b
+			}
+		}
+	}
+	d.endExecs()
+	d.sweepExits(0)
+	return d.sweep(known)
+}
+
+// adoptOne looks at one folder. A start that was not finished is adopted if the
+// container's own program runs, or has run; else it is cleared away, and the
+// next Start begins anew.
+func (d *Driver) adoptOne(id container.ID) (*box, error) {
+	var spec container.Spec
+	var p process
+	errSpec := readJSON(filepath.Join(d.boxDir(id), specFile), &spec)
+	errProcess := readJSON(filepath.Join(d.boxDir(id), processFile), &p)
+	if errSpec == nil && errProcess != nil && d.launched(id) {
+		return d.found(id, spec.Labels)
+	}
+	if errSpec != nil || errProcess != nil {
+		d.log.Info("a start that was broken off is cleared away", "container", id)
+		return nil, d.undo(id)
+	}
+	var e exit
+	if err := readJSON(filepath.Join(d.boxDir(id), exitFile), &e); err == nil {
+		return &box{id: id, labels: spec.Labels, proc: p, exit: &e}, nil
+	}
+	return d.makeBox(id, spec.Labels, p)
+}
+
+// launched says whether runc has let go the container's program. Before that
+// its init waits at a FIFO in runc's folder.
+func (d *Driver) launched(id container.ID) bool {
+	d.killRunc(id)
+	if _, err := os.Stat(filepath.Join(d.runcDir(id), "state.json")); err != nil {
+		return false
+	}
+	if _, err := os.Lstat(filepath.Join(d.runcDir(id), "exec.fifo")); err != nil {
+		return true
+	}
+	// runc died between letting it go and removing the FIFO, or before both.
+	var state struct {
+		PID int `json:"init_process_pid"`
+	}
+	if err := readJSON(filepath.Join(d.runcDir(id), "state.json"), &state); err != nil || state.PID <= 0 {
+		return false
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", state.PID))
+	return err == nil && len(text) > 0 && !bytes.Equal(text, []byte("runc\x00init\x00"))
+}
+
+// sweep removes what belongs to no container that is known.
+func (d *Driver) sweep(known map[string]bool) error {
+	bundles, err := os.ReadDir(filepath.Join(d.cfg.RunDir, "bundles"))
+	if err != nil {
+		return err
+	}
+	for _, e := range bundles {
+		if known[e.Name()] {
+			continue
+		}
+		dir := filepath.Join(d.cfg.RunDir, "bundles", e.Name())
+		if err := unmountAll(filepath.Join(dir, "rootfs")); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	logs, err := d.keeper.ListLogs()
+	if err != nil {
+		return err
+	}
+	for _, id := range logs {
+		if !known[id] {
+			if err := d.keeper.RemoveLog(id); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,97 @@
+package runc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/skein-dev/skein/runtime/container"
+)
+
+// Stop sends SIGTERM and, after grace, SIGKILL to all of the container.
+func (d *Driver) Stop(ctx context.Context, id container.ID, grace time.Duration) error {
+	b := d.box(id)
+	if b == nil {
+		return fmt.Errorf("stop %s: %w", id, container.ErrNotFound)
+	}
+	if err := d.stop(ctx, b, grace); err != nil && !errors.Is(err, container.ErrNotFound) {
+		return fmt.Errorf("stop %s: %w", id, err)
+	}
+	return nil
+}
+
+func (d *Driver) stop(ctx context.Context, b *box, grace time.Duration) error {
+	if known, err := d.record(b); known || err != nil {
+		return err
+	}
+	if grace > 0 {
+		if err := b.signal(syscall.SIGTERM); err != nil {
+			return err
+		}
+		patient, cancel := context.WithTimeout(ctx, grace)
+		err := d.awaitEnd(patient, b)
+		cancel()
+		if err == nil || !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return err
+		}
+	}
+	d.groups.kill(d.cgroup(b.id))
+	if err := b.signal(syscall.SIGKILL); err != nil {
+		return err
+	}
+	return d.awaitEnd(ctx, b)
+}
+
+// Remove forgets an exited container, its root and its output. It stops a
+// running one at once.
+func (d *Driver) Remove(ctx context.Context, id container.ID) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	if b := d.box(id); b != nil {
+		if err := d.stop(ctx, b, 0); err != nil && !errors.Is(err, container.ErrNotFound) {
+			return fmt.Errorf("remove %s: %w", id, err)
+		}
+	}
+	defer d.ids.lock(id)()
+	if b := d.box(id); b != nil {
+		if err := d.finish(ctx, b); err != nil {
+			return fmt.Errorf("remove %s: %w", id, err)
+		}
+	}
+	if err := d.clear(id); err != nil {
+		return fmt.Errorf("remove %s: %w", id, err)
+	}
+	// Only now: a driver that is killed before goes on from the folder.
+	gone := filepath.Join(d.podDir(id.Pod), ".gone-"+filepath.Base(d.boxDir(id)))
+	if err := ignoreMissing(os.Rename(d.boxDir(id), gone)); err != nil {
+		return fmt.Errorf("remove %s: %w", id, err)
+	}
+	d.drop(id)
+	return os.RemoveAll(gone)
+}
+
+const logPatience = 2 * time.Second // for the keeper to read what is left
+
+// finish cleans up after a container that has ended, and whose end is written
+// down: its output is complete, and runc and the kernel forget it. Its root and
+// its output stay. The caller holds the id.
+func (d *Driver) finish(ctx context.Context, b *box) error {
+	patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), logPatience)
+	defer cancel()
+	errLog := d.keeper.EndLog(patient, b.id.String())
+	if _, err := os.Stat(d.runcDir(b.id)); err == nil {
+		// Plain, for -f would take 100 ms. Should it refuse, we do the same.
+		log := filepath.Join(d.bundle(b.id), "delete.log")
+		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoPatience)
+		defer cancel()
+		if err := d.runc(undo, log, [3]*os.File{}, "delete", b.id.String()); err != nil {
+			d.log.Debug("runc did not delete a container", "container", b.id, "err", err)
+		}
+	}
+	return errors.Join(errLog, d.groups.remove(d.cgroup(b.id)), os.RemoveAll(d.runcDir(b.id)))
+}
