@@ -176,7 +176,7 @@ func TestALiarWithTheGossipKeyKillsNobody(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer socket.Close()
+		defer func() { _ = socket.Close() }()
 		_, write := packetIO(socket)
 		victim := c.nodes[2]
 		ring := c.nodes[0].Ring()

@@ -66,7 +66,7 @@ func probeInNamespace(t *testing.T) {
 		t.Errorf("listen: %v", err)
 		return
 	}
-	defer socket.Close()
+	defer func() { _ = socket.Close() }()
 	check("an agent that is stopped", there, AgentGone)
 
 	answered := make(chan struct{})

@@ -75,12 +75,12 @@ func (p *prober) probe(ctx context.Context, name string, addr netip.AddrPort, wi
 	if err != nil {
 		return Result{Outcome: undialled(err)}
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	// Is the machine there at all? Its kernel refuses a datagram to a port that
 	// nobody listens on, also for an agent that is stopped or starved. Ports
 	// above the usual range for outgoing connections are free.
 	if closed, err := p.dial(ctx, netip.AddrPortFrom(addr.Addr(), closedPort(addr.Port()))); err == nil {
-		defer closed.Close()
+		defer func() { _ = closed.Close() }()
 		conn = &askedConn{Conn: conn, closed: closed}
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Now()) })

@@ -36,7 +36,6 @@ func TestLaws(t *testing.T) {
 type laws struct {
 	t       *rapid.T
 	m       *Machine
-	now     time.Time
 	judgeAt time.Time
 	asked   map[uint64]Verify
 	last    uint64

@@ -116,6 +116,11 @@ func (w *world) run(d time.Duration) {
 	w.now = end
 }
 
+// returns says whether a datagram and the answer to it both arrive.
+func (w *world) returns() bool {
+	return w.rng.Float64() >= 1-(1-w.loss)*(1-w.loss)
+}
+
 func (w *world) passes() bool { return w.rng.Float64() >= w.loss }
 
 // awake says whether a node's agent can act now.
@@ -309,7 +314,7 @@ func (w *world) probe(to *simNode, start time.Time) (Outcome, time.Time) {
 		return Silent, end
 	}
 	for _, sent := range []time.Time{start, start.Add(120 * time.Millisecond)} {
-		if !w.passes() || !w.passes() {
+		if !w.returns() {
 			continue
 		}
 		if !to.agentUp {
@@ -321,7 +326,7 @@ func (w *world) probe(to *simNode, start time.Time) (Outcome, time.Time) {
 	}
 	// A datagram to a closed port, with each ping: the kernel refuses it.
 	for _, sent := range []time.Time{start, start.Add(120 * time.Millisecond)} {
-		if w.passes() && w.passes() && later(sent, to.frozen).Before(end) {
+		if w.returns() && later(sent, to.frozen).Before(end) {
 			return AgentGone, end
 		}
 	}
