@@ -36,6 +36,7 @@ type Consensus interface {
 	Leader() string
 	LeaderChanged() <-chan struct{}
 	LastContact() time.Time
+	CaughtUp() bool
 	Members() ([]consensus.Member, uint64, error)
 	Remove(ctx context.Context, name string, prevIndex uint64) error
 	TransferLeadership(ctx context.Context, name string) error

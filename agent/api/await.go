@@ -298,8 +298,10 @@ func (c *cluster) tooLate(ctx context.Context, s sight, ref *skeinv1.ObjectRef, 
 	}
 	worst := s.stuck[0]
 	out.Error += fmt.Sprintf("; pod %s: %s", worst.Name, complaint(worst))
-	if lines := c.tail(ctx, worst, 10); worst.Spec.NodeName != "" && len(lines) > 0 {
-		out.Line = "last output of pod " + worst.Name + ":\n  " + strings.Join(lines, "\n  ")
+	if worst.Spec.NodeName != "" {
+		if lines := c.tail(ctx, worst, 10); len(lines) > 0 {
+			out.Line = "last output of pod " + worst.Name + ":\n  " + strings.Join(lines, "\n  ")
+		}
 	}
 	out.Hint = "see more with \"skein describe pod/" + worst.Name + "\""
 	return out

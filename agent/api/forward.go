@@ -1,7 +1,9 @@
 package api
 
 import (
+	"bytes"
 	"context"
+	"io"
 	"net/http"
 	"net/http/httputil"
 	"strconv"
@@ -13,6 +15,7 @@ import (
 	"connectrpc.com/connect/v2/connectproto"
 
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
+	"github.com/skein-dev/skein/proto/skein/v1/skeinv1connect"
 )
 
 // leaderWait is how long a call waits for an election to end.
@@ -25,7 +28,8 @@ const maxHops = 3
 // a leader it goes to whoever has the state, itself if it is a voter, and
 // reads are answered with their age.
 func (s *Server) routed(local http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	var routed http.Handler
+	routed = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !strings.HasPrefix(r.URL.Path, "/skein.") || s.cfg.Consensus.IsLeader() {
 			local.ServeHTTP(w, r)
 			return
@@ -35,15 +39,16 @@ func (s *Server) routed(local http.Handler) http.Handler {
 		case leader == s.cfg.Name || (leader == "" && s.voter()):
 			local.ServeHTTP(w, r)
 		case leader != "":
-			s.passOn(w, r, leader)
+			s.passOn(w, r, leader, routed)
 		default:
 			if voter := s.anyVoter(); voter != "" {
-				s.passOn(w, r, voter)
+				s.passOn(w, r, voter, routed)
 				return
 			}
 			s.unavailable(w, r, "no voter of the cluster can be reached")
 		}
 	})
+	return routed
 }
 
 // arrived serves a call that another agent has passed on, and passes it on
@@ -60,7 +65,7 @@ func (s *Server) arrived(local http.Handler) http.Handler {
 			local.ServeHTTP(w, r)
 			return
 		}
-		s.passOn(w, r, leader)
+		s.passOn(w, r, leader, local)
 	})
 }
 
@@ -93,8 +98,33 @@ func (s *Server) anyVoter() string {
 	return ""
 }
 
-func (s *Server) passOn(w http.ResponseWriter, r *http.Request, node string) {
+// reads are the calls that change nothing, and so may be asked again of another.
+var reads = map[string]bool{
+	skeinv1connect.ClusterServiceGetProcedure:        true,
+	skeinv1connect.ClusterServiceDescribeProcedure:   true,
+	skeinv1connect.ClusterServiceStatusProcedure:     true,
+	skeinv1connect.ClusterServiceVersionProcedure:    true,
+	skeinv1connect.ClusterServiceListTokensProcedure: true,
+}
+
+// maxRead bounds the request of a read, in bytes.
+const maxRead = 64 << 10
+
+// passOn hands a call to another agent, for as long as leadership stays where it
+// is: who is cut off with a dead leader must not wait for its connection to time
+// out. A read is then asked again of whoever leads next.
+func (s *Server) passOn(w http.ResponseWriter, r *http.Request, node string, again http.Handler) {
 	hops, _ := strconv.Atoi(r.Header.Get(headerHops))
+	var body []byte
+	if reads[r.URL.Path] {
+		var err error
+		if body, err = io.ReadAll(io.LimitReader(r.Body, maxRead)); err != nil {
+			return // the client is gone
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+	}
+	ctx, cancel := s.whileLed(r.Context())
+	defer cancel()
 	proxy := httputil.ReverseProxy{
 		Transport:     s.cfg.Peers.Transport(),
 		FlushInterval: -1,
@@ -107,14 +137,22 @@ func (s *Server) passOn(w http.ResponseWriter, r *http.Request, node string) {
 			}
 			p.Out.Header.Set(headerHops, strconv.Itoa(hops+1))
 		},
-		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
-			if r.Context().Err() == nil {
-				s.log.Debug("cannot pass a call on", "node", node, "err", err)
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) {
+			if r.Context().Err() != nil {
+				return
 			}
-			s.unavailable(w, r, "node "+node+" leads the cluster, but does not answer")
+			s.log.Debug("cannot pass a call on", "node", node, "err", err)
+			if body != nil && hops < maxHops && ctx.Err() != nil {
+				next := r.Clone(r.Context())
+				next.Body = io.NopCloser(bytes.NewReader(body))
+				next.Header.Set(headerHops, strconv.Itoa(hops+1))
+				again.ServeHTTP(w, next)
+				return
+			}
+			s.unavailable(w, r, "node "+node+" led the cluster and does not answer; what was asked for may have been done or not")
 		},
 	}
-	proxy.ServeHTTP(w, r)
+	proxy.ServeHTTP(w, r.WithContext(ctx))
 }
 
 func (s *Server) unavailable(w http.ResponseWriter, r *http.Request, text string) {

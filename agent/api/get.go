@@ -163,11 +163,8 @@ func (c *cluster) Watch(ctx context.Context, req *skeinv1.GetRequest, stream ske
 	if err != nil {
 		return err
 	}
-	if c.cfg.Consensus.IsLeader() {
-		var cancel context.CancelFunc
-		ctx, cancel = c.whileLeader(ctx)
-		defer cancel()
-	}
+	ctx, cancel := c.whileLed(ctx)
+	defer cancel()
 	shown := map[string]bool{}
 	sels := []state.Selector{{Kind: sel.kind.Name, Namespace: sel.ns}}
 	for batch, err := range c.cfg.Consensus.Store().Follow(ctx, 0, "", sels) {

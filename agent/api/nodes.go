@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect/v2"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skein-dev/skein/agent/object"
@@ -72,7 +74,7 @@ func (c *cluster) evict(ctx context.Context, node string) ([]*corev1.Pod, error)
 }
 
 func (c *cluster) awaitEmpty(ctx context.Context, node string, moved []*corev1.Pod, timeout time.Duration, told *teller) error {
-	watch := c.cfg.Consensus.Store().Changed(state.Selector{Kind: object.KindPod})
+	watch := c.cfg.Consensus.Store().Changed(state.Selector{Kind: object.KindPod}, state.Selector{Kind: object.KindDeployment})
 	defer watch.Close()
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
@@ -81,7 +83,17 @@ func (c *cluster) awaitEmpty(ctx context.Context, node string, moved []*corev1.P
 		if err != nil {
 			return err
 		}
-		s := sight{summary: fmt.Sprintf("%d of %d Pods still on %s", len(left), len(moved), node), done: len(left) == 0}
+		short, err := c.shortOf(moved)
+		if err != nil {
+			return err
+		}
+		s := sight{summary: fmt.Sprintf("%d of %d Pods still on %s", len(left), len(moved), node)}
+		switch {
+		case len(left) == 0 && len(short) == 0:
+			s.summary, s.done = "node/"+node+" is empty", true
+		case len(left) == 0:
+			s.summary = "node/" + node + " is empty; waiting for " + strings.Join(short, ", ")
+		}
 		here := map[string]bool{}
 		for _, p := range left {
 			here[string(p.UID)] = true
@@ -105,6 +117,31 @@ func (c *cluster) awaitEmpty(ctx context.Context, node string, moved []*corev1.P
 			})
 		}
 	}
+}
+
+// shortOf lists the Deployments of Pods that are not all available yet.
+func (c *cluster) shortOf(pods []*corev1.Pod) ([]string, error) {
+	var out []string
+	seen := map[state.Key]bool{}
+	for _, p := range pods {
+		for _, o := range p.OwnerReferences {
+			name, _, ok := cutLast(o.Name, "-")
+			key := state.Key{Kind: object.KindDeployment, Namespace: p.Namespace, Name: name}
+			row, there := c.cfg.Consensus.Store().Get(key)
+			if o.Kind != object.KindRevision || !ok || !there || seen[key] {
+				continue
+			}
+			seen[key] = true
+			d, err := object.Decode[appsv1.Deployment](row)
+			if err != nil {
+				return nil, err
+			}
+			if d.Spec.Replicas != nil && d.Status.AvailableReplicas < *d.Spec.Replicas {
+				out = append(out, fmt.Sprintf("deployment/%s (%d of %d ready)", name, d.Status.AvailableReplicas, *d.Spec.Replicas))
+			}
+		}
+	}
+	return out, nil
 }
 
 // RemoveNode forgets a machine: its key opens nothing any more. It is refused

@@ -34,8 +34,8 @@ func (s *Server) fromVoter(ctx context.Context) error {
 // Follow streams to a node what concerns it, and tells the leader's duties
 // whether its agent is there.
 func (p *peer) Follow(ctx context.Context, req *skeinv1.FollowRequest, stream skeinv1connect.PeerServiceFollowServerStream) error {
-	if !p.voter() {
-		return consensus.ErrNotLeader
+	if !p.voter() || !p.cfg.Consensus.CaughtUp() {
+		return errNotLeader // what this copy lacks must not read as deleted
 	}
 	name := identity.PeerName(ctx)
 	var sels []state.Selector
@@ -45,12 +45,11 @@ func (p *peer) Follow(ctx context.Context, req *skeinv1.FollowRequest, stream sk
 		}
 		sels = append(sels, state.Selector{Kind: sel.GetKind(), Namespace: sel.GetNamespace(), Index: sel.GetIndex()})
 	}
+	ctx, cancel := p.whileLed(ctx)
+	defer cancel()
 	if p.cfg.Consensus.IsLeader() {
 		p.cfg.Duties.StreamOpened(name)
 		defer p.cfg.Duties.StreamClosed(name)
-		var cancel context.CancelFunc
-		ctx, cancel = p.whileLeader(ctx)
-		defer cancel()
 	}
 	for batch, err := range p.cfg.Consensus.Store().Follow(ctx, req.GetSince(), req.GetEpoch(), sels) {
 		if err != nil {
@@ -76,14 +75,15 @@ func mayFollow(node string, sel *skeinv1.Selector) error {
 	return refuse(connect.CodePermissionDenied, exitDenied, "", "node %s may not follow %s %s", node, sel.GetKind(), sel.GetIndex())
 }
 
-// whileLeader ends the context when this agent leads no more, so that those who
-// follow it look for the new leader.
-func (s *Server) whileLeader(ctx context.Context) (context.Context, context.CancelFunc) {
+// whileLed ends the context when leadership moves, so that those who follow
+// this agent look for the new leader.
+func (s *Server) whileLed(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
+	before := s.cfg.Consensus.Leader()
 	go func() {
 		for {
 			changed := s.cfg.Consensus.LeaderChanged()
-			if !s.cfg.Consensus.IsLeader() {
+			if s.cfg.Consensus.Leader() != before {
 				cancel()
 				return
 			}
@@ -186,6 +186,9 @@ func (s *Server) podReport(node string, report *skeinv1.PodStatus) (*logv1.Op, e
 			return nil, nil
 		}
 		return object.Delete(key, row.Version), nil
+	}
+	if pod.Status.Phase == corev1.PodFailed && pod.Status.Reason == object.ReasonNodeLost {
+		return nil, nil // it was given up while its machine was away, and stays so
 	}
 	var status corev1.PodStatus
 	if err := json.Unmarshal(report.GetStatus(), &status); err != nil {

@@ -124,7 +124,7 @@ func nodeTrouble(node *corev1.Node) string {
 	for _, cond := range node.Status.Conditions {
 		switch {
 		case cond.Type == corev1.NodeReady && cond.Status != corev1.ConditionTrue:
-			return fmt.Sprintf("node %s is not ready: %s", node.Name, strings.TrimSpace(cond.Reason+" "+cond.Message))
+			return fmt.Sprintf("node %s is not ready: %s (%s)", node.Name, cond.Message, cond.Reason)
 		case cond.Type != corev1.NodeReady && cond.Status == corev1.ConditionTrue:
 			return fmt.Sprintf("node %s is short of something (%s): %s", node.Name, cond.Type, cond.Message)
 		}

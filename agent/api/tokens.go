@@ -35,6 +35,11 @@ func (c *cluster) CreateToken(ctx context.Context, req *skeinv1.CreateTokenReque
 	if req.GetTtlMs() < 0 || req.GetUses() < 0 {
 		return nil, badRequest("a lifetime and a number of uses cannot be negative")
 	}
+	return c.Issue(ctx, req)
+}
+
+// Issue makes a token of the lifetime, role and number of uses that are asked for.
+func (s *Server) Issue(ctx context.Context, req *skeinv1.CreateTokenRequest) (*skeinv1.CreateTokenResponse, error) {
 	ttl := time.Duration(req.GetTtlMs()) * time.Millisecond
 	if ttl == 0 {
 		if ttl = joinTTL; req.GetRole() != "" {
@@ -42,14 +47,14 @@ func (c *cluster) CreateToken(ctx context.Context, req *skeinv1.CreateTokenReque
 		}
 	}
 	now := time.Now()
-	token, err := identity.NewToken(req.GetRole() != "", now.Add(ttl), c.cfg.Cluster.CA, c.cfg.Random)
+	token, err := identity.NewToken(req.GetRole() != "", now.Add(ttl), s.cfg.Cluster.CA, s.cfg.Random)
 	if err != nil {
 		return nil, err
 	}
 	kept := &object.Token{
 		TypeMeta: metav1.TypeMeta{APIVersion: object.Group, Kind: object.KindToken},
 		ObjectMeta: metav1.ObjectMeta{
-			Name: token.ID, UID: types.UID(c.cfg.UID()), CreationTimestamp: metav1.Time{Time: now.Truncate(time.Second)},
+			Name: token.ID, UID: types.UID(s.cfg.UID()), CreationTimestamp: metav1.Time{Time: now.Truncate(time.Second)},
 		},
 		Spec: object.TokenSpec{
 			Hash: token.Hash(), Role: req.GetRole(), Uses: req.GetUses(), Description: req.GetDescription(),
@@ -60,15 +65,15 @@ func (c *cluster) CreateToken(ctx context.Context, req *skeinv1.CreateTokenReque
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.cfg.Consensus.Commit(ctx, &logv1.Txn{Ops: []*logv1.Op{op}}); err != nil {
+	if _, err := s.cfg.Consensus.Commit(ctx, &logv1.Txn{Ops: []*logv1.Op{op}}); err != nil {
 		return nil, err
 	}
 	out := &skeinv1.CreateTokenResponse{
 		Id: token.ID, Token: token.String(),
-		CaPem: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.cfg.Cluster.CA})),
+		CaPem: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.cfg.Cluster.CA})),
 	}
 	if req.GetRole() == "" {
-		out.JoinCommand = fmt.Sprintf("skeind run --join %s --token %s", c.cfg.Cluster.Advertise(), token.String())
+		out.JoinCommand = fmt.Sprintf("skeind run --join %s --token %s", s.cfg.Cluster.Advertise(), token.String())
 	}
 	return out, nil
 }

@@ -83,7 +83,11 @@ func readPID(path, netns string) (process, bool) {
 	return p, ok && inNetns(pid, netns)
 }
 
+// inNetns tells whether a process is in a named network namespace; any is in "".
 func inNetns(pid int, netns string) bool {
+	if netns == "" {
+		return true
+	}
 	a, aerr := os.Stat("/proc/" + strconv.Itoa(pid) + "/ns/net")
 	b, berr := os.Stat(netnsPath(netns))
 	return aerr == nil && berr == nil && os.SameFile(a, b)

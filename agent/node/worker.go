@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -111,9 +112,21 @@ func (w *worker) look(ctx context.Context) (next time.Time, done bool, err error
 		return w.delete(ctx, pod)
 	}
 	if finished(pod) {
-		return next, false, nil
+		return next, false, w.stopLeft(ctx, pod)
 	}
 	return w.ensure(ctx, pod)
+}
+
+// stopLeft stops what runs of a Pod that has ended: the leader gave it up while
+// this machine was away.
+func (w *worker) stopLeft(ctx context.Context, pod *corev1.Pod) error {
+	w.stopProbes()
+	have := w.node.statuses(w.uid)
+	if !slices.ContainsFunc(have, func(s container.Status) bool { return s.State == container.Running }) {
+		return nil
+	}
+	w.event(pod, corev1.EventTypeNormal, "Killing", "stopping what is left: "+pod.Status.Reason)
+	return w.stopAll(ctx, have, 0)
 }
 
 func finished(pod *corev1.Pod) bool {

@@ -1,0 +1,323 @@
+// Package agent joins the parts of skein into the agent of one machine. It owns
+// the wiring and the order in which parts start and stop, and nothing else:
+// whatever has a decision in it is in a package of its own.
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/skein-dev/skein/agent/api"
+	"github.com/skein-dev/skein/agent/gossip"
+	"github.com/skein-dev/skein/agent/identity"
+	"github.com/skein-dev/skein/agent/leader"
+	"github.com/skein-dev/skein/agent/node"
+	"github.com/skein-dev/skein/agent/object"
+	"github.com/skein-dev/skein/consensus"
+	"github.com/skein-dev/skein/consensus/state"
+	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
+	"github.com/skein-dev/skein/runtime/image"
+	"github.com/skein-dev/skein/runtime/runc"
+)
+
+// An Agent is all of skein on one machine.
+type Agent struct {
+	cfg Config
+	log *slog.Logger
+
+	id      *identity.Identity
+	voting  *voting
+	compass *compass
+	peers   *peers
+	images  *images
+	sampler *sampler
+
+	suspicions *suspicions
+
+	ports   *ports
+	dialer  *identity.Dialer
+	stores  *consensus.Stores
+	raft    *consensus.Node
+	replica *consensus.Replica
+	gossip  *gossip.Gossip
+	driver  *runc.Driver
+	store   *image.Store
+	duties  *leader.Leader
+	node    *node.Node
+	api     *api.Server
+}
+
+// Run runs an agent until ctx ends. Its Pods go on then.
+func Run(ctx context.Context, cfg Config) error {
+	a, err := New(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return a.Run(ctx)
+}
+
+// New acquires what an agent needs: its identity, by making a cluster or joining
+// one if it has none yet, its ports, its stores and its runtime. What it has
+// acquired when it fails, it gives back.
+func New(ctx context.Context, cfg Config) (a *Agent, err error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	a = &Agent{cfg: cfg, log: cfg.Logger, compass: &compass{}, suspicions: newSuspicions()}
+	a.suspicions.agent = a
+	defer func() {
+		if err != nil {
+			a.close()
+			a = nil
+		}
+	}()
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return a, fmt.Errorf("make the data directory: %w", err)
+	}
+	if !cfg.Advertise.IsValid() {
+		addr, err := ownAddress(cfg.Join)
+		if err != nil {
+			return a, err
+		}
+		a.cfg.Advertise = netip.AddrPortFrom(addr, cfg.Listen.Port())
+	}
+	fresh, err := a.identify(ctx)
+	if err != nil {
+		return a, err
+	}
+	a.dialer = identity.NewDialer(a.id, a.verify, identity.TCPDialer())
+	if a.ports, err = listen(ctx, a.cfg.Listen, a.id, a.verify, a.log); err != nil {
+		return a, err
+	}
+	a.peers = newPeers(a)
+	for _, open := range []func() error{func() error { return a.agree(fresh) }, a.meet, a.prepareRuntime} {
+		if err := open(); err != nil {
+			return a, err
+		}
+	}
+	return a, a.assemble()
+}
+
+// agree opens what consensus is made of.
+func (a *Agent) agree(fresh bool) error {
+	var err error
+	if a.stores, err = consensus.OpenStores(filepath.Join(a.cfg.DataDir, "raft"), a.log); err != nil {
+		return fmt.Errorf("open the raft log: %w", err)
+	}
+	transport := consensus.NewTransport(consensus.TransportConfig{
+		Name: a.cfg.Name, Listener: a.ports.mux.Listener(identity.ProtoRaft), Logger: a.log,
+		Dial: func(ctx context.Context, name string) (net.Conn, error) { return a.dial(ctx, identity.ProtoRaft, name) },
+	})
+	a.raft, err = consensus.Open(consensus.Config{
+		Name: a.cfg.Name, Log: a.stores.Log, Stable: a.stores.Stable, Snapshots: a.stores.Snapshots,
+		Transport: transport, Logger: a.log, Bootstrap: fresh && a.cfg.Init,
+		CommitTimeout: commitTimeout,
+	})
+	if err != nil {
+		return fmt.Errorf("open consensus: %w", err)
+	}
+	a.replica = consensus.NewReplica(consensus.ReplicaConfig{
+		Path: filepath.Join(a.cfg.DataDir, "replica"), Source: a.source, Logger: a.log,
+		Selectors: []state.Selector{
+			{Kind: object.KindNode}, {Kind: object.KindImage}, {Kind: object.KindKeyring},
+			{Kind: object.KindPod, Index: object.NodeIndex(a.cfg.Name)},
+		},
+	})
+	return nil
+}
+
+// meet makes this node's part in the gossip.
+func (a *Agent) meet() error {
+	epoch, err := bootEpoch(a.cfg.DataDir, time.Now())
+	if err != nil {
+		return fmt.Errorf("count the starts of this agent: %w", err)
+	}
+	a.sampler = newSampler(a.cfg.DataDir, a.log)
+	a.gossip, err = gossip.New(gossip.Config{
+		Name: a.cfg.Name, Advertise: a.cfg.Advertise, Epoch: epoch,
+		Packets: a.ports.packets, Streams: a.ports.mux.Listener(identity.ProtoGossip),
+		Dial: func(ctx context.Context, name string, addr netip.AddrPort) (net.Conn, error) {
+			if name == "" {
+				return a.dialAnyone(ctx, addr)
+			}
+			return a.dialer.Dial(ctx, addr.String(), identity.ProtoGossip, name)
+		},
+		DialPacket: func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "udp", addr.String())
+		},
+		Keys:   a.id.GossipKeys(),
+		Meta:   func() gossip.Meta { return gossip.Meta{Format: formatVersion, Epoch: epoch, Load: a.sampler.load()} },
+		Known:  a.knows,
+		Domain: a.zone,
+		Peers:  a.everybody,
+		Report: a.suspicions.add,
+		Sign:   a.id.Claim,
+		Verify: a.verifyClaim,
+		Logger: a.log,
+	})
+	if err != nil {
+		return fmt.Errorf("open gossip: %w", err)
+	}
+	return nil
+}
+
+// commitTimeout is how late the other voters may learn of the last commit while
+// nothing else happens. Everybody who acts on it follows the leader's stream, so
+// it matters only to reads without a leader, and a third of what an idle leader
+// does is telling it.
+const commitTimeout = 250 * time.Millisecond
+
+// formatVersion is the newest form of objects and log entries that this build
+// reads.
+const formatVersion = 1
+
+// prepareRuntime opens what runs containers here.
+func (a *Agent) prepareRuntime() error {
+	bytes, err := a.cfg.Runc()
+	if err != nil {
+		return fmt.Errorf("carry out runc: %w", err)
+	}
+	program, err := runc.Seal("runc", bytes)
+	if err != nil {
+		return fmt.Errorf("carry out runc: %w", err)
+	}
+	a.driver, err = runc.New(runc.Config{
+		Program:      program,
+		StateDir:     filepath.Join(a.cfg.DataDir, "containers"),
+		RunDir:       a.cfg.RunDir,
+		KeeperDir:    a.cfg.KeeperDir,
+		CgroupParent: a.cfg.CgroupParent,
+		Logger:       a.log,
+	})
+	if err != nil {
+		return fmt.Errorf("open the runtime: %w", err)
+	}
+	a.store, err = image.Open(image.Options{
+		Dir: filepath.Join(a.cfg.DataDir, "images"), UnpackCommand: a.cfg.UnpackArgs, Logger: a.log,
+	})
+	if err != nil {
+		return fmt.Errorf("open the image store: %w", err)
+	}
+	a.images = newImages(a, a.store)
+	return nil
+}
+
+// assemble makes the parts that use the others.
+func (a *Agent) assemble() error {
+	what, err := machine(a.cfg)
+	if err != nil {
+		return err
+	}
+	uid := func() string { return uuid.NewString() }
+	a.duties = leader.New(leader.Config{
+		Name: a.cfg.Name, Consensus: a.raft, Voting: a.raft, Prober: prober{a}, Preparer: a.voting,
+		Observers: func() func(string) []string { return a.gossip.Ring().Observers },
+		Load:      a.loadOf, UID: uid, Random: randomNumber, Logger: a.log,
+	})
+	a.api = api.New(api.Config{
+		Name: a.cfg.Name, Consensus: a.raft, Duties: a.duties, Peers: a.peers, Pods: pods{a},
+		Images: a.images, Voting: a.voting, UID: uid, Random: rand.Reader, Logger: a.log,
+		Versions: versions(a.cfg),
+		Cluster: api.Cluster{
+			ID: a.id.ClusterID(), CA: a.id.CA(), GossipKeys: a.id.GossipKeys,
+			Advertise: func() netip.AddrPort { return a.cfg.Advertise },
+		},
+	})
+	a.node = node.New(node.Config{
+		Name: a.cfg.Name, Address: a.cfg.Advertise.Addr(), Replica: a.replica, Driver: a.driver, Images: a.images,
+		Reporter: reporter{a}, Machine: what, Logger: a.log,
+		Pressure: func() map[string]string { return pressures(a.sampler.load()) },
+	})
+	a.raft.Lead(a.seed)
+	a.raft.Lead(a.duties.Run)
+	return nil
+}
+
+func randomNumber() uint64 {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return binary.LittleEndian.Uint64(b[:])
+}
+
+// Run serves until ctx ends or a part fails. Parts start bottom-up and stop
+// top-down: the API first, raft last.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.close()
+	a.log.Info("agent starts", "node", a.cfg.Name, "addr", a.cfg.Advertise, "version", a.cfg.Version)
+	err := runLayers(ctx,
+		a.ports.mux.Run,
+		together(a.raft.Run, a.serveNodes),
+		together(a.replica.Run, a.gossip.Run, identity.NewRenewer(a.id, a.renew, a.log).Run),
+		together(a.watchLeader, a.watchKeys, a.watchPeers, a.suspicions.run, a.enter),
+		together(a.node.Run, a.driver.Run),
+		a.servePeople,
+	)
+	if err != nil && ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// together runs the parts of one layer.
+func together(parts ...func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		group, ctx := errgroup.WithContext(ctx)
+		for _, part := range parts {
+			group.Go(func() error { return part(ctx) })
+		}
+		return group.Wait()
+	}
+}
+
+// runLayers starts layers bottom-up and stops them top-down: a layer's context
+// ends only after every layer above it has returned. The first failure,
+// wherever it happens, brings the whole stack down.
+func runLayers(ctx context.Context, layers ...func(context.Context) error) error {
+	if len(layers) == 0 {
+		<-ctx.Done()
+		return nil
+	}
+	lower, stop := context.WithCancel(context.WithoutCancel(ctx))
+	upper, drain := context.WithCancel(ctx)
+	done := make(chan error, 1)
+	go func() {
+		defer drain() // nothing above may outlive this layer
+		done <- layers[0](lower)
+	}()
+	err := runLayers(upper, layers[1:]...)
+	stop()
+	return errors.Join(err, <-done)
+}
+
+// close gives back what New acquired.
+func (a *Agent) close() {
+	var errs []error
+	if a.ports != nil {
+		errs = append(errs, a.ports.close())
+	}
+	if a.store != nil {
+		errs = append(errs, a.store.Close())
+	}
+	if a.stores != nil {
+		errs = append(errs, a.stores.Close())
+	}
+	if err := errors.Join(errs...); err != nil {
+		a.log.Warn("not all could be closed", "err", err)
+	}
+}
+
+func versions(cfg Config) *skeinv1.VersionResponse {
+	return &skeinv1.VersionResponse{Version: cfg.Version, GoVersion: goVersion(), RuncVersion: cfg.RuncVersion}
+}

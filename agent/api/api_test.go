@@ -1,0 +1,329 @@
+package api
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect/v2"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/skein-dev/skein/agent/identity"
+	"github.com/skein-dev/skein/agent/object"
+	"github.com/skein-dev/skein/consensus/state"
+	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
+	"github.com/skein-dev/skein/proto/skein/v1/skeinv1connect"
+)
+
+const webManifest = `apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: web
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      containers:
+      - name: web
+        image: skein/demo:v1
+`
+
+func TestApplyCreatesThenChangesThenDoesNothing(t *testing.T) {
+	w := newWorld(t)
+	for _, step := range []struct{ manifest, action string }{
+		{webManifest, "created"},
+		{webManifest, "unchanged"},
+		{strings.Replace(webManifest, "replicas: 2", "replicas: 3", 1), "configured"},
+	} {
+		out, err := w.apply(step.manifest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := out.GetApplied()[0]; got.GetAction() != step.action || got.GetObject().GetKind() != "deployment" || !got.GetAwaitable() {
+			t.Errorf("got %v, want %s", got, step.action)
+		}
+	}
+}
+
+func TestAManifestIsAppliedWholeOrNotAtAll(t *testing.T) {
+	w := newWorld(t)
+	bad := webManifest + "---\napiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: nowhere}\nspec: {containers: [{name: c, image: i}]}\n"
+	_, err := w.apply(bad)
+	refused(t, err, connect.CodeNotFound, exitUsage)
+	if rows := w.agreed.store.List(object.KindDeployment, "", ""); len(rows) != 0 {
+		t.Errorf("%d Deployments were made by a refused manifest", len(rows))
+	}
+}
+
+func TestWhatIsNotUnderstoodIsRefusedWithItsLine(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.apply(strings.Replace(webManifest, "replicas:", "replcas:", 1))
+	refused(t, err, connect.CodeInvalidArgument, exitUsage)
+	if !strings.Contains(err.Error(), "t.yaml:6") || !strings.Contains(err.Error(), "replcas") {
+		t.Errorf("%q does not tell line and field", err)
+	}
+}
+
+func TestWithoutALeaderWritesAreRefusedAndReadsTellTheirAge(t *testing.T) {
+	w := newWorld(t)
+	w.agreed.lead("")
+	_, err := w.apply(webManifest)
+	refused(t, err, connect.CodeUnavailable, exitNoLeader)
+	out, err := w.root.Get(t.Context(), &skeinv1.GetRequest{Kind: "nodes"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out.GetAgeMs() < 1000 || len(out.GetTable().GetRows()) != 1 {
+		t.Errorf("age %d ms and %d rows, want an answer that is more than a second old", out.GetAgeMs(), len(out.GetTable().GetRows()))
+	}
+}
+
+func TestDeletingADeploymentTakesItsPodsAlong(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.apply(webManifest); err != nil {
+		t.Fatal(err)
+	}
+	row, _ := w.agreed.store.Get(state.Key{Kind: object.KindDeployment, Namespace: "default", Name: "web"})
+	d, err := object.DecodeAny(row)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rev := &object.Revision{ObjectMeta: metav1.ObjectMeta{Name: "web-1", Namespace: "default", UID: "r1", OwnerReferences: []metav1.OwnerReference{object.Controls(d)}}}
+	w.put(rev)
+	for name, node := range map[string]string{"bound": "n1", "waiting": ""} {
+		w.put(&corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: types.UID("u-" + name), OwnerReferences: []metav1.OwnerReference{object.Controls(rev)}},
+			Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+		})
+	}
+	if _, err := w.root.Delete(t.Context(), &skeinv1.DeleteRequest{Objects: []*skeinv1.ObjectRef{{Kind: "deploy", Name: "web"}}, GraceSeconds: 5}); err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{object.KindDeployment, object.KindRevision} {
+		if rows := w.agreed.store.List(kind, "", ""); len(rows) != 0 {
+			t.Errorf("%d %ss are left", len(rows), kind)
+		}
+	}
+	pods := w.agreed.store.List(object.KindPod, "", "")
+	if len(pods) != 1 || pods[0].Key.Name != "bound" {
+		t.Fatalf("%d Pods are left, want the one that its node must stop first", len(pods))
+	}
+	pod, err := object.Decode[corev1.Pod](pods[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pod.DeletionTimestamp == nil || *pod.DeletionGracePeriodSeconds != 5 {
+		t.Errorf("the Pod is to go at %v within %v, want 5 s of grace", pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds)
+	}
+}
+
+func TestAwaitTellsWhyItIsStillPendingAtItsDeadline(t *testing.T) {
+	w := newWorld(t)
+	w.put(&corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "default", UID: "u"},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+		Status: corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{{
+			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", Message: "0/3 nodes fit",
+		}}},
+	})
+	last, lines := w.await(&skeinv1.AwaitRequest{Object: &skeinv1.ObjectRef{Kind: "pod", Name: "p"}, TimeoutMs: 50})
+	if last.GetExitCode() != exitPending || !strings.Contains(last.GetError(), "0/3 nodes fit") {
+		t.Errorf("got %v, want exit code 3 and the reason", last)
+	}
+	if len(lines) == 0 || !strings.Contains(lines[0], "not placed") {
+		t.Errorf("lines %q do not tell it on the way", lines)
+	}
+}
+
+func TestAwaitEndsWhenThePodIsReady(t *testing.T) {
+	w := newWorld(t)
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "default", UID: "u"},
+		Spec:       corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+		Status:     corev1.PodStatus{Phase: corev1.PodPending},
+	}
+	w.put(pod)
+	done := make(chan *skeinv1.AwaitResponse, 1)
+	go func() {
+		last, _ := w.await(&skeinv1.AwaitRequest{Object: &skeinv1.ObjectRef{Kind: "pod", Name: "p"}, TimeoutMs: 60_000})
+		done <- last
+	}()
+	pod.Status = corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}}
+	w.put(pod)
+	if last := <-done; last.GetExitCode() != 0 || !last.GetDone() {
+		t.Errorf("got %v, want done with exit code 0", last)
+	}
+}
+
+// await returns the outcome and the lines before it.
+func (w *world) await(req *skeinv1.AwaitRequest) (last *skeinv1.AwaitResponse, lines []string) {
+	stream, err := w.root.Await(w.t.Context(), req)
+	if err != nil {
+		w.t.Error(err)
+		return nil, nil
+	}
+	defer func() { _ = stream.Close() }()
+	for {
+		msg, err := stream.Receive()
+		if err != nil {
+			return last, lines
+		}
+		last = msg
+		if msg.GetLine() != "" {
+			lines = append(lines, msg.GetLine())
+		}
+	}
+}
+
+func TestRolesAllowWhatTheySay(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.apply(webManifest); err != nil {
+		t.Fatal(err)
+	}
+	calls := map[string]struct {
+		role Role
+		call func(c callerOf) error
+	}{
+		"get":    {RoleView, func(c callerOf) error { _, err := c.Get(t.Context(), &skeinv1.GetRequest{Kind: "pods"}); return err }},
+		"status": {RoleView, func(c callerOf) error { _, err := c.Status(t.Context(), &skeinv1.StatusRequest{}); return err }},
+		"describe": {RoleView, func(c callerOf) error {
+			_, err := c.Describe(t.Context(), &skeinv1.DescribeRequest{Object: &skeinv1.ObjectRef{Kind: "deploy", Name: "web"}})
+			return err
+		}},
+		"apply": {RoleEdit, func(c callerOf) error {
+			_, err := c.Apply(t.Context(), &skeinv1.ApplyRequest{Manifest: []byte(webManifest), DryRun: true})
+			return err
+		}},
+		"patch": {RoleEdit, func(c callerOf) error {
+			_, err := c.Patch(t.Context(), &skeinv1.PatchRequest{Object: &skeinv1.ObjectRef{Kind: "deploy", Name: "web"}, MergePatch: []byte(`{"spec":{"replicas":2}}`)})
+			return err
+		}},
+		"cordon": {RoleAdmin, func(c callerOf) error {
+			_, err := c.Patch(t.Context(), &skeinv1.PatchRequest{Object: &skeinv1.ObjectRef{Kind: "node", Name: "n1"}, MergePatch: []byte(`{"spec":{"unschedulable":true}}`)})
+			return err
+		}},
+		"token create": {RoleAdmin, func(c callerOf) error {
+			_, err := c.CreateToken(t.Context(), &skeinv1.CreateTokenRequest{})
+			return err
+		}},
+		"token ls": {RoleAdmin, func(c callerOf) error { _, err := c.ListTokens(t.Context(), &skeinv1.ListTokensRequest{}); return err }},
+	}
+	for _, role := range []Role{RoleView, RoleEdit, RoleAdmin} {
+		made, err := w.root.CreateToken(t.Context(), &skeinv1.CreateTokenRequest{Role: role.String()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := w.client(w.server.People(), made.GetToken())
+		for name, c := range calls {
+			err := c.call(client)
+			switch {
+			case role >= c.role && err != nil:
+				t.Errorf("%s as %s: %v", name, role, err)
+			case role < c.role:
+				refused(t, err, connect.CodePermissionDenied, exitDenied)
+			}
+		}
+	}
+}
+
+type callerOf = skeinv1connect.ClusterServiceClient
+
+func TestATokenThatIsWrongOldOrRevokedOpensNothing(t *testing.T) {
+	w := newWorld(t)
+	issue := func(req *skeinv1.CreateTokenRequest) *skeinv1.CreateTokenResponse {
+		out, err := w.root.CreateToken(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	join := issue(&skeinv1.CreateTokenRequest{})
+	short := issue(&skeinv1.CreateTokenRequest{Role: "view", TtlMs: 1})
+	gone := issue(&skeinv1.CreateTokenRequest{Role: "admin"})
+	if _, err := w.root.RevokeToken(t.Context(), &skeinv1.RevokeTokenRequest{Id: gone.GetId()}); err != nil {
+		t.Fatal(err)
+	}
+	other, err := identity.NewToken(true, time.Now().Add(time.Hour), w.ca.Certificate(), strings.NewReader(strings.Repeat("x", 4096)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, token := range map[string]string{
+		"none": "", "rubbish": "skein1-x", "one to join with": join.GetToken(), "expired": short.GetToken(),
+		"revoked": gone.GetToken(), "never issued": other.String(),
+	} {
+		_, err := w.client(w.server.People(), token).Get(t.Context(), &skeinv1.GetRequest{Kind: "pods"})
+		t.Run(name, func(t *testing.T) { refused(t, err, connect.CodeUnauthenticated, exitDenied) })
+	}
+}
+
+func TestANodeSpeaksOfItselfAndItsOwnPodsAlone(t *testing.T) {
+	w := newWorld(t)
+	pod := func(name, node string) *corev1.Pod {
+		return &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: "u-uid"},
+			Spec:       corev1.PodSpec{NodeName: node, Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+		}
+	}
+	w.put(pod("mine", "n1"))
+	w.put(pod("other", "n2"))
+	status, err := json.Marshal(corev1.PodStatus{Phase: corev1.PodRunning})
+	if err != nil {
+		t.Fatal(err)
+	}
+	report := func(name string) error {
+		return w.server.Reported(t.Context(), "n1", &skeinv1.ReportRequest{
+			Pods: []*skeinv1.PodStatus{{Namespace: "default", Name: name, Uid: "u-uid", Status: status}},
+		})
+	}
+	if err := report("mine"); err != nil {
+		t.Errorf("its own Pod: %v", err)
+	}
+	if err := report("other"); err == nil || !strings.Contains(err.Error(), "is not on node n1") {
+		t.Errorf("another node's Pod: got %v, want a refusal", err)
+	}
+	for name, want := range map[string]corev1.PodPhase{"mine": corev1.PodRunning, "other": ""} {
+		row, _ := w.agreed.store.Get(state.Key{Kind: object.KindPod, Namespace: "default", Name: name})
+		got, err := object.Decode[corev1.Pod](row)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Status.Phase != want {
+			t.Errorf("Pod %s is %q, want %q", name, got.Status.Phase, want)
+		}
+	}
+}
+
+func TestAReportKeepsTheSchedulersConditionAndTellsEvents(t *testing.T) {
+	w := newWorld(t)
+	w.put(&corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "default", UID: "u"},
+		Spec:       corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+		Status:     corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}}},
+	})
+	status, _ := json.Marshal(corev1.PodStatus{Phase: corev1.PodRunning})                                                                                             //nolint:errcheck,errchkjson // a plain struct
+	event, _ := json.Marshal(corev1.Event{InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "p", UID: "u"}, Reason: "Started"})         //nolint:errcheck,errchkjson // a plain struct
+	foreign, _ := json.Marshal(corev1.Event{InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "p", UID: "another"}, Reason: "Started"}) //nolint:errcheck,errchkjson // a plain struct
+	err := w.server.Reported(t.Context(), "n1", &skeinv1.ReportRequest{
+		Pods:   []*skeinv1.PodStatus{{Namespace: "default", Name: "p", Uid: "u", Status: status}},
+		Events: [][]byte{event, foreign, []byte("{")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	row, _ := w.agreed.store.Get(state.Key{Kind: object.KindPod, Namespace: "default", Name: "p"})
+	pod, err := object.Decode[corev1.Pod](row)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(pod.Status.Conditions) != 1 || pod.Status.Conditions[0].Type != corev1.PodScheduled {
+		t.Errorf("conditions %v, want the scheduler's kept", pod.Status.Conditions)
+	}
+	if len(w.ears.events) != 1 || len(w.ears.heard) != 1 {
+		t.Errorf("%d events and %d reports were heard, want 1 and 1", len(w.ears.events), len(w.ears.heard))
+	}
+}

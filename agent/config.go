@@ -1,0 +1,88 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"github.com/skein-dev/skein/agent/object"
+)
+
+// DefaultPort is where agents listen, TCP and UDP.
+const DefaultPort = 7373
+
+// Config is what the operator says of one agent, and what it is handed of the
+// world.
+type Config struct {
+	DataDir   string // state that survives a reboot, 0700
+	RunDir    string // what does not: namespaces, runc's own state
+	Socket    string // of root on this machine; empty: none
+	KeeperDir string // where the keeper and its agents meet
+	Listen    netip.AddrPort
+	Advertise netip.AddrPort // how others reach this machine; zero: found out
+	Name      string
+	Labels    map[string]string
+
+	Init  bool     // make a new cluster
+	Join  []string // ip:port of machines of the cluster to join
+	Token string   // to join with
+
+	CgroupParent string // of all containers, below each controller's mount
+	PodLimit     int64  // how many Pods may run here
+	DemoImages   bool   // keep the images that are carried along
+
+	Runc         func() ([]byte, error) // the program
+	RuncVersion  string                 // of it, for people
+	Demo         func() ([]byte, error) // the archive of the carried images
+	UnpackArgs   []string               // how to start the child that unpacks layers
+	Version      string
+	Logger       *slog.Logger
+	Announcement func(string) // what the operator wants to read once
+}
+
+// An UsageError says that the configuration cannot work as it stands.
+type UsageError struct{ Text, Hint string }
+
+func (e *UsageError) Error() string { return e.Text }
+
+// check fills in defaults and refuses what cannot work.
+func (c *Config) check() error {
+	if c.DataDir == "" {
+		c.DataDir = "/var/lib/skein"
+	}
+	if c.RunDir == "" {
+		c.RunDir = filepath.Join(c.DataDir, "run")
+	}
+	if c.KeeperDir == "" {
+		c.KeeperDir = filepath.Join(c.DataDir, "keeper")
+	}
+	if !c.Listen.IsValid() {
+		c.Listen = netip.AddrPortFrom(netip.IPv4Unspecified(), DefaultPort)
+	}
+	if c.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("find this machine's name: %w", err)
+		}
+		c.Name = host
+	}
+	if err := object.ValidName(c.Name); err != nil {
+		return &UsageError{Text: fmt.Sprintf("node name %q: %v", c.Name, err), Hint: "choose one with --name"}
+	}
+	if c.CgroupParent == "" {
+		c.CgroupParent = "/skein"
+	}
+	if c.PodLimit == 0 {
+		c.PodLimit = 250
+	}
+	if c.Init && len(c.Join) > 0 {
+		return &UsageError{Text: "--init makes a new cluster and --join enters one: give one of them"}
+	}
+	if c.Logger == nil {
+		return errors.New("no logger")
+	}
+	return nil
+}

@@ -1,0 +1,377 @@
+package agent
+
+import (
+	"context"
+	"crypto"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skein-dev/skein/agent/api"
+	"github.com/skein-dev/skein/agent/gossip"
+	"github.com/skein-dev/skein/agent/identity"
+	"github.com/skein-dev/skein/agent/object"
+	"github.com/skein-dev/skein/consensus/state"
+	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
+	"github.com/skein-dev/skein/runtime/container"
+)
+
+// nodeObject reads a Node: from the log where this agent holds it, else from
+// its copy of what concerns it.
+func (a *Agent) nodeObject(name string) (*corev1.Node, bool) {
+	key := state.Key{Kind: object.KindNode, Name: name}
+	row, ok := a.raft.Store().Get(key)
+	if !ok {
+		row, ok = a.replica.Store().Get(key)
+	}
+	if !ok {
+		return nil, false
+	}
+	n, err := object.Decode[corev1.Node](row)
+	return n, err == nil
+}
+
+// enrolled tells whether a key is the one by which the cluster knows a node.
+func (a *Agent) enrolled(name string, key crypto.PublicKey) error {
+	n, ok := a.nodeObject(name)
+	switch {
+	case !ok && (!a.replica.Synced() || a.compass.votes(name)):
+		return nil // a newcomer knows nobody yet and has the CA's word alone
+	case !ok:
+		return errors.New("no such node in the cluster")
+	case n.Annotations[object.AnnotationKey] != identity.Fingerprint(key):
+		return errors.New("the key is not the one that this node has enrolled")
+	}
+	return nil
+}
+
+// knows tells gossip who belongs to the cluster.
+func (a *Agent) knows(name string) bool {
+	if name == a.cfg.Name || a.compass.votes(name) {
+		return true
+	}
+	_, ok := a.replica.Store().Get(state.Key{Kind: object.KindNode, Name: name})
+	return ok
+}
+
+// zone is a node's failure domain, "" where nobody has said.
+func (a *Agent) zone(name string) string {
+	n, ok := a.nodeObject(name)
+	if !ok {
+		return ""
+	}
+	return n.Labels[object.LabelZone]
+}
+
+// everybody lists all nodes with the last address that is known of each.
+func (a *Agent) everybody() []gossip.Peer {
+	known := map[string]netip.AddrPort{}
+	for _, name := range a.compass.names() {
+		known[name], _ = a.compass.addr(name)
+	}
+	for _, row := range a.replica.Store().List(object.KindNode, "", "") {
+		if n, err := object.Decode[corev1.Node](row); err == nil {
+			if addr, err := netip.ParseAddrPort(n.Annotations[object.AnnotationAdvertise]); err == nil {
+				known[n.Name] = addr
+			}
+		}
+	}
+	var out []gossip.Peer
+	for name, addr := range known {
+		if name != a.cfg.Name {
+			out = append(out, gossip.Peer{Name: name, Addr: addr})
+		}
+	}
+	return out
+}
+
+// dialAnyone reaches the gossip of whichever node has an address: the one that
+// is known to have it.
+func (a *Agent) dialAnyone(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+	for _, p := range a.everybody() {
+		if p.Addr == addr {
+			return a.dialer.Dial(ctx, addr.String(), identity.ProtoGossip, p.Name)
+		}
+	}
+	return nil, fmt.Errorf("dial %s: no node of the cluster is known to be there", addr)
+}
+
+// verifyClaim tells whether a node has made a claim.
+func (a *Agent) verifyClaim(name string, message, claim []byte) bool {
+	n, known := a.nodeObject(name)
+	return known && identity.ClaimedBy(n.Annotations[object.AnnotationKey], message, claim)
+}
+
+// suspicions hands gossip's reports to a goroutine of their own: gossip must
+// not wait for the leader.
+type suspicions struct {
+	agent *Agent
+	queue chan gossip.Report
+}
+
+func newSuspicions() *suspicions { return &suspicions{queue: make(chan gossip.Report, 256)} }
+
+func (s *suspicions) add(r gossip.Report) {
+	select {
+	case s.queue <- r:
+	default: // it is repeated as long as it lasts
+	}
+}
+
+func (s *suspicions) run(ctx context.Context) error {
+	var calls sync.WaitGroup
+	defer calls.Wait()
+	slots := make(chan struct{}, 16)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case r := <-s.queue:
+			select {
+			case slots <- struct{}{}:
+				calls.Go(func() {
+					defer func() { <-slots }()
+					reporter{s.agent}.suspicion(ctx, r)
+				})
+			default:
+			}
+		}
+	}
+}
+
+// A sampler keeps this machine's load fresh.
+type sampler struct {
+	log     *slog.Logger
+	measure *gossip.Sampler
+
+	mu   sync.Mutex
+	last gossip.Load
+	at   time.Time
+}
+
+// sampleEvery bounds how old a load may be. Who asks sooner gets the last one.
+const sampleEvery = 2 * time.Second
+
+func newSampler(dir string, log *slog.Logger) *sampler {
+	return &sampler{log: log, measure: gossip.NewSampler(os.DirFS("/proc"), diskUse(dir))}
+}
+
+func (s *sampler) load() gossip.Load {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if now := time.Now(); now.Sub(s.at) >= sampleEvery {
+		s.at = now
+		load, err := s.measure.Sample()
+		if err != nil {
+			s.log.Debug("cannot measure the load", "err", err)
+		}
+		s.last = load
+	}
+	return s.last
+}
+
+// loadOf tells how busy a node is, by its own word.
+func (a *Agent) loadOf(name string) (float64, bool) {
+	m, ok := a.gossip.Member(name)
+	if !ok || m.State != gossip.StateAlive {
+		return 0, false
+	}
+	return max(share(m.Meta.Load.CPU), share(m.Meta.Load.Memory)), true
+}
+
+// prober asks helpers, and this node, to reach another.
+type prober struct{ agent *Agent }
+
+func (p prober) Probe(ctx context.Context, helper, node string, epoch uint64) (skeinv1.ProbeResult, error) {
+	addr, ok := p.agent.peers.Addr(node)
+	if !ok {
+		return 0, fmt.Errorf("probe node %s: its address is not known", node)
+	}
+	res, err := p.agent.peers.Client(helper).Probe(ctx, &skeinv1.ProbeRequest{Node: node, Addr: addr.String(), Epoch: epoch})
+	return res.GetResult(), err
+}
+
+func (p prober) ProbeSelf(ctx context.Context, node string, epoch uint64) skeinv1.ProbeResult {
+	addr, ok := p.agent.peers.Addr(node)
+	if !ok {
+		return skeinv1.ProbeResult_PROBE_RESULT_UNSPECIFIED
+	}
+	return p.agent.peers.Probe(ctx, node, addr, epoch)
+}
+
+// pods reaches this machine's Pods for the API.
+type pods struct{ agent *Agent }
+
+func (p pods) PodLogs(ctx context.Context, req *skeinv1.PodLogsRequest, send func(*skeinv1.LogsResponse) error) error {
+	return p.agent.node.PodLogs(ctx, req, send)
+}
+
+func (p pods) PodExec(ctx context.Context, req api.ExecRequest) (int, error) {
+	spec := container.ExecSpec{
+		Args: req.Command, Env: req.Env, TTY: req.TTY, Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr,
+	}
+	if req.Resize != nil {
+		sizes := make(chan container.Size)
+		spec.Resize = sizes
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		go func() {
+			defer close(sizes)
+			for s := range req.Resize {
+				size := container.Size{Columns: uint16(min(s.GetColumns(), 1<<16-1)), Rows: uint16(min(s.GetRows(), 1<<16-1))} //nolint:gosec // clamped
+				select {
+				case sizes <- size:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}()
+	}
+	return p.agent.node.PodExec(ctx, req.UID, req.Container, spec)
+}
+
+// watchKeys hands gossip the keys that the cluster has agreed on.
+func (a *Agent) watchKeys(ctx context.Context) error {
+	watch := a.replica.Store().Changed(state.Selector{Kind: object.KindKeyring})
+	defer watch.Close()
+	for {
+		if err := a.useKeys(); err != nil {
+			a.log.Error("cannot use the gossip keys", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-watch.C():
+		}
+	}
+}
+
+func (a *Agent) useKeys() error {
+	row, ok := a.replica.Store().Get(state.Key{Kind: object.KindKeyring, Name: object.KeyringName})
+	if !ok {
+		return nil
+	}
+	ring, err := object.Decode[object.Keyring](row)
+	if err != nil {
+		return err
+	}
+	var keys [][]byte
+	for _, k := range ring.Spec.Keys {
+		keys = append(keys, k.Key)
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	return errors.Join(a.id.SetGossipKeys(keys), a.gossip.SetKeys(keys))
+}
+
+// watchPeers tells gossip and the port when nodes come and go, and remembers
+// where they are for the next start.
+func (a *Agent) watchPeers(ctx context.Context) error {
+	watch := a.replica.Store().Changed(state.Selector{Kind: object.KindNode})
+	defer watch.Close()
+	names := ""
+	for {
+		peers := a.everybody()
+		slices.SortFunc(peers, func(x, y gossip.Peer) int { return compareNames(x.Name, y.Name) })
+		if now := fmt.Sprint(peers); now != names {
+			names = now
+			a.gossip.Refresh()
+			a.ports.mux.Recheck()
+			var keep []identity.Peer
+			for _, p := range peers {
+				keep = append(keep, identity.Peer(p))
+			}
+			if err := a.id.SetPeers(keep); err != nil {
+				a.log.Warn("cannot remember the other nodes", "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-watch.C():
+		}
+	}
+}
+
+func compareNames(a, b string) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// enter finds the others by gossip, and once the cluster is there tells the
+// operator and brings in the images that this program carries.
+func (a *Agent) enter(ctx context.Context) error {
+	var addrs []string
+	for _, p := range a.everybody() {
+		addrs = append(addrs, p.Addr.String())
+	}
+	if len(addrs) > 0 {
+		if n, err := a.gossip.Join(ctx, addrs); n == 0 && err != nil && ctx.Err() == nil {
+			a.log.Warn("no other node answers; trying on", "err", err)
+		}
+	}
+	if a.cfg.DemoImages {
+		if err := a.bringDemo(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn("cannot keep the images that are carried along", "err", err)
+		}
+	}
+	<-ctx.Done()
+	return nil
+}
+
+// bringDemo keeps the carried images and, on the leader, names them.
+func (a *Agent) bringDemo(ctx context.Context) error {
+	list, err := a.images.carried(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		changed := a.raft.LeaderChanged()
+		if a.raft.IsLeader() {
+			for _, img := range list {
+				if err := a.api.Name(ctx, img); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		if a.leader() != "" {
+			return nil // that one names them, being the same program
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}
+
+// reattest gets a certificate after the old one has expired.
+func (a *Agent) reattest(ctx context.Context) error {
+	var errs []error
+	for _, p := range a.everybody() {
+		err := a.id.Reattest(ctx, p.Addr.String(), a.cfg.Advertise.String(), identity.TCPDialer())
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+func goVersion() string { return runtime.Version() }

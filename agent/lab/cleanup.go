@@ -1,0 +1,76 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// A Place is where one agent of this machine has left its traces.
+type Place struct {
+	DataDir string
+	Cgroup  string // below each controller's mount
+	Socket  string
+}
+
+// Clean removes everything that skein made on this machine, data last, so that
+// a second try finds its way when the first was cut off. It goes by what the
+// kernel shows: processes in the cgroup, the keeper and the agent by the files
+// they wrote, mounts below the data directory.
+func Clean(ctx context.Context, place Place, out io.Writer) error {
+	say := func(format string, args ...any) { fmt.Fprintf(out, format+"\n", args...) }
+	data, err := filepath.Abs(place.DataDir)
+	if err != nil {
+		return err
+	}
+	if filepath.Clean(data) == "/" {
+		return errors.New("the data directory is the whole file system")
+	}
+	keeper := filepath.Join(data, "keeper")
+	if err := exterminate(ctx, func() ([]process, error) {
+		var found []process
+		for _, name := range []string{"keeper.pid", "agent.pid"} { // the keeper first: it would start the agent again
+			if p, ok := writtenDown(filepath.Join(keeper, name)); ok {
+				found = append(found, p)
+			}
+		}
+		return found, nil
+	}); err != nil {
+		return fmt.Errorf("end the agent: %w", err)
+	}
+	say("agent ended")
+	var l Lab
+	if err := l.clearCgroup(ctx, place.Cgroup); err != nil {
+		return fmt.Errorf("end the containers: %w", err)
+	}
+	say("containers ended")
+	if err := unmountBelow(data); err != nil {
+		return err
+	}
+	if err := os.Remove(place.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	_ = os.Remove(filepath.Dir(place.Socket)) // labs may be in it
+	if err := os.RemoveAll(data); err != nil {
+		return err
+	}
+	say("%s removed", data)
+	return nil
+}
+
+// writtenDown finds the process that has written its number into a file. The
+// number may be another's by now: only a program of ours is taken.
+func writtenDown(path string) (process, bool) {
+	p, ok := readPID(path, "")
+	if !ok {
+		return process{}, false
+	}
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.PID))
+	if err != nil || len(name) < 5 {
+		return process{}, false
+	}
+	return p, string(name[:5]) == "skeep" || string(name[:5]) == "skein"
+}

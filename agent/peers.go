@@ -1,0 +1,191 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect/v2"
+	"connectrpc.com/connect/v2/connecthttp"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skein-dev/skein/agent/api"
+	"github.com/skein-dev/skein/agent/gossip"
+	"github.com/skein-dev/skein/agent/identity"
+	"github.com/skein-dev/skein/agent/object"
+	"github.com/skein-dev/skein/consensus/state"
+	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
+	"github.com/skein-dev/skein/proto/skein/v1/skeinv1connect"
+)
+
+// peers reaches the other agents by name. Where a node is comes from gossip,
+// else from its object, else from what was known when this agent stopped.
+type peers struct {
+	agent *Agent
+	http  *http.Client
+
+	mu      sync.Mutex
+	clients map[string]skeinv1connect.PeerServiceClient
+}
+
+func newPeers(a *Agent) *peers {
+	return &peers{
+		agent: a, clients: map[string]skeinv1connect.PeerServiceClient{},
+		http: identity.NodeClient(func(ctx context.Context, node string) (net.Conn, error) {
+			return a.dial(ctx, identity.ProtoNode, node)
+		}),
+	}
+}
+
+// Client returns how to call a node.
+func (p *peers) Client(node string) skeinv1connect.PeerServiceClient {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c, ok := p.clients[node]; ok {
+		return c
+	}
+	c := skeinv1connect.NewPeerServiceClient(connect.NewClient(connecthttp.NewTransport(p.http, "http://"+node)))
+	p.clients[node] = c
+	return c
+}
+
+// Transport carries requests for http://<node>/….
+func (p *peers) Transport() http.RoundTripper { return p.http.Transport }
+
+// Addr returns where a node was last.
+func (p *peers) Addr(node string) (netip.AddrPort, bool) {
+	if addr, ok := p.agent.gossip.Addr(node); ok && addr.IsValid() {
+		return addr, true
+	}
+	row, ok := p.agent.replica.Store().Get(state.Key{Kind: object.KindNode, Name: node})
+	if ok {
+		if n, err := object.Decode[corev1.Node](row); err == nil {
+			if addr, err := netip.ParseAddrPort(n.Annotations[object.AnnotationAdvertise]); err == nil {
+				return addr, true
+			}
+		}
+	}
+	return p.agent.compass.addr(node)
+}
+
+// Votes tells whether a node votes, as far as this one was told.
+func (p *peers) Votes(node string) bool { return p.agent.compass.votes(node) }
+
+// Probe tries to reach a node from here.
+func (p *peers) Probe(ctx context.Context, node string, addr netip.AddrPort, _ uint64) skeinv1.ProbeResult {
+	switch p.agent.gossip.Probe(ctx, node, addr).Outcome {
+	case gossip.Alive:
+		return skeinv1.ProbeResult_PROBE_RESULT_ALIVE
+	case gossip.AgentGone:
+		return skeinv1.ProbeResult_PROBE_RESULT_AGENT_GONE
+	case gossip.Silent:
+		return skeinv1.ProbeResult_PROBE_RESULT_SILENT
+	}
+	return skeinv1.ProbeResult_PROBE_RESULT_UNSPECIFIED
+}
+
+// Health is what gossip says of everybody.
+func (p *peers) Health() map[string]api.Health {
+	voters := map[string]bool{}
+	if members, _, err := p.agent.raft.Members(); err == nil {
+		for _, m := range members {
+			voters[m.Name] = m.Voter
+		}
+	}
+	out := map[string]api.Health{}
+	for _, m := range p.agent.gossip.Members() {
+		h := api.Health{
+			State: m.State.String(), Voter: voters[m.Name] || p.agent.compass.votes(m.Name), Seen: m.Since,
+			CPU: share(m.Meta.Load.CPU), Memory: share(m.Meta.Load.Memory), Disk: share(m.Meta.Load.Disk),
+		}
+		out[m.Name] = h
+	}
+	return out
+}
+
+func share(p gossip.Permille) float64 { return float64(p) / 1000 }
+
+// remote is another agent's store as something to follow.
+type remote struct {
+	client skeinv1connect.PeerServiceClient
+	node   string
+}
+
+// Follow streams from the other agent.
+func (r remote) Follow(ctx context.Context, since uint64, epoch string, sels []state.Selector) iter.Seq2[state.Batch, error] {
+	return func(yield func(state.Batch, error) bool) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		req := &skeinv1.FollowRequest{Since: since, Epoch: epoch}
+		for _, s := range sels {
+			req.Selectors = append(req.Selectors, &skeinv1.Selector{Kind: s.Kind, Namespace: s.Namespace, Index: s.Index})
+		}
+		stream, err := r.client.Follow(ctx, req)
+		if err != nil {
+			yield(state.Batch{}, fmt.Errorf("follow node %s: %w", r.node, err))
+			return
+		}
+		defer func() { _ = stream.Close() }()
+		for {
+			msg, err := stream.Receive()
+			if err != nil {
+				yield(state.Batch{}, fmt.Errorf("follow node %s: %w", r.node, err))
+				return
+			}
+			b := state.Batch{Index: msg.GetIndex(), Reset: msg.GetReset_(), More: msg.GetMore(), Epoch: msg.GetEpoch()}
+			for _, o := range msg.GetPuts() {
+				b.Puts = append(b.Puts, state.RowOf(o))
+			}
+			for _, k := range msg.GetDeletes() {
+				b.Deletes = append(b.Deletes, state.KeyOf(k))
+			}
+			if !yield(b, nil) {
+				return
+			}
+		}
+	}
+}
+
+var errNobody = errors.New("nobody to follow: no leader, and no voter is known")
+
+// reporter brings reports to whoever leads.
+type reporter struct{ agent *Agent }
+
+// Report says it to the leader, which may be this agent.
+func (r reporter) Report(ctx context.Context, req *skeinv1.ReportRequest) error {
+	leader := r.agent.leader()
+	switch leader {
+	case "":
+		return errNobody
+	case r.agent.cfg.Name:
+		return r.agent.api.Reported(ctx, leader, req)
+	}
+	_, err := r.agent.peers.Client(leader).Report(ctx, req)
+	return err
+}
+
+// reportSuspicion tells the leader that this node misses another.
+func (r reporter) suspicion(ctx context.Context, rep gossip.Report) {
+	req := &skeinv1.SuspectRequest{
+		Node: rep.Node, Epoch: rep.Epoch, Cleared: rep.Cleared, View: rep.View, SilentMs: rep.Silent.Milliseconds(),
+	}
+	leader := r.agent.leader()
+	switch leader {
+	case "", rep.Node:
+		return // it is repeated every second, and to the next leader at once
+	case r.agent.cfg.Name:
+		r.agent.duties.Suspect(leader, req)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if _, err := r.agent.peers.Client(leader).Suspect(ctx, req); err != nil {
+		r.agent.log.Debug("the leader has not heard a suspicion", "node", rep.Node, "err", err)
+	}
+}

@@ -1,0 +1,84 @@
+// Command skeind is skein's agent: one on every machine.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/skein-dev/skein/agent"
+	"github.com/skein-dev/skein/agent/lab"
+	"github.com/skein-dev/skein/runtime/image"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	// The child that unpacks layers is this very program; it must not pay for
+	// parsing flags it does not have.
+	if len(os.Args) > 1 && os.Args[1] == unpackVerb {
+		os.Exit(image.UnpackMain(os.Args[2:]))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
+	err := app().RunContext(ctx, os.Args)
+	stop()
+	os.Exit(exit(err))
+}
+
+// unpackVerb starts the child that unpacks a layer.
+const unpackVerb = "unpack-layer"
+
+// exit says what went wrong in one line and, where there is a way out, a hint.
+func exit(err error) int {
+	if err == nil {
+		return 0
+	}
+	code := 1
+	var usage *agent.UsageError
+	var coded cli.ExitCoder
+	switch {
+	case errors.As(err, &usage):
+		code = 2
+	case errors.As(err, &coded):
+		code = coded.ExitCode()
+	}
+	if text := err.Error(); text != "" {
+		fmt.Fprintln(os.Stderr, "skeind: "+strings.TrimSpace(text))
+	}
+	var hinted interface{ Hint() string }
+	switch {
+	case usage != nil && usage.Hint != "":
+		fmt.Fprintln(os.Stderr, "hint: "+usage.Hint)
+	case errors.As(err, &hinted) && hinted.Hint() != "":
+		fmt.Fprintln(os.Stderr, "hint: "+hinted.Hint())
+	}
+	return code
+}
+
+func app() *cli.App {
+	return &cli.App{
+		Name:    "skeind",
+		Usage:   "the agent of skein: run containers on a group of machines",
+		Version: version,
+		UsageText: `skeind run --init                                       the first machine of a new cluster
+skeind run --join 192.0.2.10:7373 --token skein1-…      every other machine
+skeind lab up                                           a cluster of three on this machine`,
+		HideHelpCommand: true,
+		ExitErrHandler:  func(*cli.Context, error) {}, // exit says it
+		Commands:        []*cli.Command{runCommand(), agentCommand(), lab.Command(), cleanupCommand()},
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return &agent.UsageError{Text: fmt.Sprintf("there is no command %q", c.Args().First()), Hint: "see them with \"skeind --help\""}
+			}
+			return cli.ShowAppHelp(c)
+		},
+		OnUsageError: func(_ *cli.Context, err error, _ bool) error { return &agent.UsageError{Text: err.Error()} },
+	}
+}

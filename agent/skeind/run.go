@@ -1,0 +1,249 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+	"go.yaml.in/yaml/v3"
+	"golang.org/x/sys/unix"
+
+	"github.com/skein-dev/skein/agent"
+	"github.com/skein-dev/skein/agent/skeind/payload"
+	"github.com/skein-dev/skein/runtime/runc"
+)
+
+func runFlags() []cli.Flag {
+	env := func(name string) []string { return []string{"SKEIN_" + name} }
+	return []cli.Flag{
+		&cli.BoolFlag{Name: "init", Usage: "make a new cluster, of which this is the first machine", EnvVars: env("INIT")},
+		&cli.StringSliceFlag{Name: "join", Usage: "`ADDRESS` of a machine of the cluster to join", EnvVars: env("JOIN")},
+		&cli.StringFlag{Name: "token", Usage: "the `TOKEN` to join with", EnvVars: env("TOKEN")},
+		&cli.StringFlag{Name: "token-file", Usage: "a `FILE` with the token to join with", EnvVars: env("TOKEN_FILE")},
+		&cli.StringFlag{Name: "config", Usage: "a YAML `FILE` with these same settings", EnvVars: env("CONFIG")},
+		&cli.StringFlag{Name: "data-dir", Usage: "where state is kept", Value: "/var/lib/skein", EnvVars: env("DATA_DIR")},
+		&cli.StringFlag{Name: "listen", Usage: "`ADDRESS` to listen on, TCP and UDP", Value: "0.0.0.0:7373", EnvVars: env("LISTEN")},
+		&cli.StringFlag{Name: "advertise", Usage: "`ADDRESS` by which other machines reach this one", EnvVars: env("ADVERTISE")},
+		&cli.StringFlag{Name: "name", Usage: "this machine's `NAME` (default: its host name)", EnvVars: env("NAME")},
+		&cli.StringSliceFlag{Name: "label", Usage: "`KEY=VALUE` to choose this machine by", EnvVars: env("LABEL")},
+		&cli.StringFlag{Name: "socket", Usage: "`PATH` of the local socket", Value: "/run/skein/skein.sock", EnvVars: env("SOCKET")},
+		&cli.StringFlag{Name: "log-level", Usage: "debug, info, warn or error", Value: "info", EnvVars: env("LOG_LEVEL")},
+		&cli.StringFlag{Name: "log-format", Usage: "text or json", Value: "text", EnvVars: env("LOG_FORMAT")},
+		&cli.StringFlag{Name: "cgroup-parent", Hidden: true, Value: "/skein", EnvVars: env("CGROUP_PARENT")},
+		&cli.BoolFlag{Name: "demo-images", Usage: "keep the images skein/demo:v1, :v2 and :bad", EnvVars: env("DEMO_IMAGES")},
+	}
+}
+
+func runCommand() *cli.Command {
+	return &cli.Command{
+		Name:  "run",
+		Usage: "run the agent of this machine, and keep it running",
+		UsageText: `skeind run --init
+skeind run --join 192.0.2.10:7373 --token skein1-…
+skeind run                                     (with state in the data directory: go on)`,
+		Flags:  runFlags(),
+		Action: run,
+	}
+}
+
+// run turns this process into the keeper, whose child the agent is: the same
+// program with the same flags.
+func run(c *cli.Context) error {
+	cfg, err := config(c)
+	if err != nil {
+		return err
+	}
+	if os.Geteuid() != 0 {
+		return &agent.UsageError{Text: "the agent makes containers, which takes root", Hint: "run it with sudo, or as a service"}
+	}
+	if err := agent.Check(cfg); err != nil {
+		return err
+	}
+	program, err := payload.Keeper()
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	if err := os.MkdirAll(cfg.KeeperDir, 0o700); err != nil {
+		return err
+	}
+	file, err := runc.Seal("skeeper", program)
+	if err != nil {
+		return fmt.Errorf("carry out the keeper: %w", err)
+	}
+	prefer(cfg.Logger)
+	argv := append([]string{"skeeper", cfg.KeeperDir, "--", self, "agent"}, os.Args[2:]...)
+	path := "/proc/self/fd/" + strconv.Itoa(int(file.Fd()))
+	return fmt.Errorf("start the keeper: %w", unix.Exec(path, argv, os.Environ()))
+}
+
+// The keeper and the agent hold a machine's Pods together, and are judged by how
+// soon they answer: they come before what they run, and die after it.
+// Containers begin anew at 0.
+const (
+	niceness = -10
+	oomScore = -999
+)
+
+// prefer asks the kernel for that, for this process and its children. Where it
+// may not be, skein works all the same, if more slowly under load.
+func prefer(log *slog.Logger) {
+	runtime.LockOSThread() // until exec: both belong to a thread, and exec keeps this one's
+	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, niceness); err != nil {
+		log.Warn("cannot raise the agent's priority", "err", err)
+	}
+	if err := os.WriteFile("/proc/self/oom_score_adj", []byte(strconv.Itoa(oomScore)), 0); err != nil {
+		log.Debug("cannot protect the agent from running out of memory", "err", err)
+	}
+}
+
+func agentCommand() *cli.Command {
+	return &cli.Command{
+		Name: "agent", Hidden: true, Flags: runFlags(),
+		Usage: "the agent itself, as the keeper starts it",
+		Action: func(c *cli.Context) error {
+			cfg, err := config(c)
+			if err != nil {
+				return err
+			}
+			cfg.Runc, cfg.Demo = payload.Runc, payload.DemoImages
+			return agent.Run(c.Context, cfg)
+		},
+	}
+}
+
+// config makes the agent's configuration of flags, variables and file, in this
+// order of precedence.
+func config(c *cli.Context) (agent.Config, error) {
+	var cfg agent.Config
+	if c.Args().Present() {
+		return cfg, &agent.UsageError{Text: fmt.Sprintf("unexpected argument %q", c.Args().First())}
+	}
+	if err := fromFile(c); err != nil {
+		return cfg, err
+	}
+	log, err := logger(c.String("log-level"), c.String("log-format"))
+	if err != nil {
+		return cfg, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return cfg, fmt.Errorf("find this program: %w", err)
+	}
+	data, err := filepath.Abs(c.String("data-dir"))
+	if err != nil {
+		return cfg, err
+	}
+	cfg = agent.Config{
+		DataDir: data, KeeperDir: filepath.Join(data, "keeper"), Socket: c.String("socket"),
+		Name: c.String("name"), Init: c.Bool("init"), Join: c.StringSlice("join"),
+		CgroupParent: c.String("cgroup-parent"), DemoImages: c.Bool("demo-images"),
+		UnpackArgs: []string{self, unpackVerb}, RuncVersion: payload.RuncVersion,
+		Version: version, Logger: log, Labels: map[string]string{},
+		Announcement: func(text string) { fmt.Println(text) },
+	}
+	if cfg.Listen, err = address("listen", c.String("listen")); err != nil {
+		return cfg, err
+	}
+	if c.String("advertise") != "" {
+		if cfg.Advertise, err = address("advertise", c.String("advertise")); err != nil {
+			return cfg, err
+		}
+	}
+	for _, text := range c.StringSlice("label") {
+		k, v, ok := strings.Cut(text, "=")
+		if !ok || k == "" {
+			return cfg, &agent.UsageError{Text: fmt.Sprintf("--label %q: it is KEY=VALUE", text)}
+		}
+		cfg.Labels[k] = v
+	}
+	cfg.Token, err = token(c)
+	return cfg, err
+}
+
+func token(c *cli.Context) (string, error) {
+	if c.String("token-file") == "" {
+		return c.String("token"), nil
+	}
+	text, err := os.ReadFile(c.String("token-file"))
+	if err != nil {
+		return "", &agent.UsageError{Text: "--token-file: " + err.Error()}
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
+// address reads ip:port; the port may be left out.
+func address(flag, text string) (netip.AddrPort, error) {
+	if addr, err := netip.ParseAddr(text); err == nil {
+		return netip.AddrPortFrom(addr, agent.DefaultPort), nil
+	}
+	addr, err := netip.ParseAddrPort(text)
+	if err == nil {
+		return addr, nil
+	}
+	if host, port, serr := net.SplitHostPort(text); serr == nil && host == "" {
+		return netip.ParseAddrPort("0.0.0.0:" + port)
+	}
+	return addr, &agent.UsageError{Text: fmt.Sprintf("--%s %q: it is IP:PORT, like 192.0.2.10:7373", flag, text)}
+}
+
+func logger(level, format string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, &agent.UsageError{Text: fmt.Sprintf("--log-level %q: it is debug, info, warn or error", level)}
+	}
+	opt := &slog.HandlerOptions{Level: l}
+	switch format {
+	case "json":
+		return slog.New(slog.NewJSONHandler(os.Stderr, opt)), nil
+	case "text":
+		return slog.New(slog.NewTextHandler(os.Stderr, opt)), nil
+	}
+	return nil, &agent.UsageError{Text: fmt.Sprintf("--log-format %q: it is text or json", format)}
+}
+
+// fromFile sets what the file says and neither flag nor variable does.
+func fromFile(c *cli.Context) error {
+	path := c.String("config")
+	if path == "" {
+		return nil
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return &agent.UsageError{Text: "--config: " + err.Error()}
+	}
+	var settings map[string]any
+	if err := yaml.Unmarshal(text, &settings); err != nil {
+		return &agent.UsageError{Text: fmt.Sprintf("--config %s: %v", path, err)}
+	}
+	known := c.Command.Flags
+	for name, value := range settings {
+		if name == "config" || !slices.ContainsFunc(known, func(f cli.Flag) bool { return f.Names()[0] == name }) {
+			return &agent.UsageError{Text: fmt.Sprintf("--config %s: there is no setting %q", path, name), Hint: "settings have the names of the flags: see \"skeind run --help\""}
+		}
+		if c.IsSet(name) {
+			continue
+		}
+		list, ok := value.([]any)
+		if !ok {
+			list = []any{value}
+		}
+		for _, v := range list {
+			if err := c.Set(name, fmt.Sprint(v)); err != nil {
+				return &agent.UsageError{Text: fmt.Sprintf("--config %s: %s: %v", path, name, err)}
+			}
+		}
+	}
+	return nil
+}
