@@ -87,7 +87,7 @@ func New(ctx context.Context, cfg Config) (a *Agent, err error) {
 		return a, fmt.Errorf("make the data directory: %w", err)
 	}
 	if !cfg.Advertise.IsValid() {
-		addr, err := ownAddress(cfg.Join)
+		addr, err := ownAddress(ctx, cfg.Join)
 		if err != nil {
 			return a, err
 		}
@@ -131,7 +131,9 @@ func (a *Agent) agree(fresh bool) error {
 	a.replica = consensus.NewReplica(consensus.ReplicaConfig{
 		Path: filepath.Join(a.cfg.DataDir, "replica"), Source: a.source, Logger: a.log,
 		Selectors: []state.Selector{
-			{Kind: object.KindNode}, {Kind: object.KindImage}, {Kind: object.KindKeyring},
+			{Kind: object.KindNode},
+			{Kind: object.KindImage},
+			{Kind: object.KindKeyring},
 			{Kind: object.KindPod, Index: object.NodeIndex(a.cfg.Name)},
 		},
 	})

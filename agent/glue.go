@@ -212,7 +212,7 @@ func (p prober) ProbeSelf(ctx context.Context, node string, epoch uint64) skeinv
 type pods struct{ agent *Agent }
 
 func (p pods) PodLogs(ctx context.Context, req *skeinv1.PodLogsRequest, send func(*skeinv1.LogsResponse) error) error {
-	return p.agent.node.PodLogs(ctx, req, send)
+	return found(p.agent.node.PodLogs(ctx, req, send))
 }
 
 func (p pods) PodExec(ctx context.Context, req api.ExecRequest) (int, error) {
@@ -236,7 +236,16 @@ func (p pods) PodExec(ctx context.Context, req api.ExecRequest) (int, error) {
 			}
 		}()
 	}
-	return p.agent.node.PodExec(ctx, req.UID, req.Container, spec)
+	code, err := p.agent.node.PodExec(ctx, req.UID, req.Container, spec)
+	return code, found(err)
+}
+
+// found says "not found" in the API's words.
+func found(err error) error {
+	if errors.Is(err, container.ErrNotFound) {
+		return api.NotFound{Err: err}
+	}
+	return err
 }
 
 // watchKeys hands gossip the keys that the cluster has agreed on.

@@ -3,6 +3,7 @@ package agent
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -94,9 +95,9 @@ func osName() string {
 // ownAddress is the address by which others reach this machine: the one from
 // which it would talk to the first machine it joins, else its first one that is
 // not its own alone.
-func ownAddress(join []string) (netip.Addr, error) {
+func ownAddress(ctx context.Context, join []string) (netip.Addr, error) {
 	for _, peer := range join {
-		conn, err := net.Dial("udp", peer) // sends nothing
+		conn, err := new(net.Dialer).DialContext(ctx, "udp", peer) // sends nothing
 		if err != nil {
 			continue
 		}
@@ -141,7 +142,7 @@ func writeFile(path string, body []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name()) // nothing is left of it once it has its name
+	defer func() { _ = os.Remove(tmp.Name()) }() // nothing is left of it once it has its name
 	_, err = tmp.Write(body)
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err != nil {
 		return err

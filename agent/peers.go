@@ -86,6 +86,7 @@ func (p *peers) Probe(ctx context.Context, node string, addr netip.AddrPort, _ u
 		return skeinv1.ProbeResult_PROBE_RESULT_AGENT_GONE
 	case gossip.Silent:
 		return skeinv1.ProbeResult_PROBE_RESULT_SILENT
+	case gossip.Unknown:
 	}
 	return skeinv1.ProbeResult_PROBE_RESULT_UNSPECIFIED
 }

@@ -31,7 +31,7 @@ func listen(ctx context.Context, addr netip.AddrPort, id *identity.Identity, ver
 	if err != nil {
 		return nil, err
 	}
-	packets, err := net.ListenPacket("udp", addr.String())
+	packets, err := new(net.ListenConfig).ListenPacket(ctx, "udp", addr.String())
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen: %w", err), stream.Close())
 	}
@@ -143,7 +143,7 @@ func (a *Agent) servePeople(ctx context.Context) error {
 	})
 	if a.cfg.Socket != "" {
 		group.Go(func() error {
-			l, err := socket(a.cfg.Socket)
+			l, err := socket(ctx, a.cfg.Socket)
 			if err != nil {
 				return err
 			}
@@ -158,7 +158,7 @@ func (a *Agent) servePeople(ctx context.Context) error {
 }
 
 // socket listens on a path that only root can open.
-func socket(path string) (net.Listener, error) {
+func socket(ctx context.Context, path string) (net.Listener, error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the folder of the socket: %w", err)
@@ -166,7 +166,7 @@ func socket(path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("remove the old socket: %w", err)
 	}
-	l, err := net.Listen("unix", path)
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}

@@ -8,7 +8,6 @@ import (
 	"context"
 	"crypto"
 	"io"
-	"iter"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -76,7 +75,8 @@ type Health struct {
 	Seen     time.Time
 }
 
-// Pods reaches the Pods that run on this machine.
+// Pods reaches the Pods that run on this machine. What is not there is an error
+// that wraps NotFound.
 type Pods interface {
 	PodLogs(ctx context.Context, req *skeinv1.PodLogsRequest, send func(*skeinv1.LogsResponse) error) error
 	PodExec(ctx context.Context, req ExecRequest) (int, error)
@@ -236,6 +236,3 @@ type (
 		skeinv1connect.UnimplementedJoinServiceHandler
 	}
 )
-
-// rows is what Follow yields.
-type rows = iter.Seq2[state.Batch, error]

@@ -305,9 +305,9 @@ func TestAReportKeepsTheSchedulersConditionAndTellsEvents(t *testing.T) {
 		Spec:       corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
 		Status:     corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionTrue}}},
 	})
-	status, _ := json.Marshal(corev1.PodStatus{Phase: corev1.PodRunning})                                                                                             //nolint:errcheck,errchkjson // a plain struct
-	event, _ := json.Marshal(corev1.Event{InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "p", UID: "u"}, Reason: "Started"})         //nolint:errcheck,errchkjson // a plain struct
-	foreign, _ := json.Marshal(corev1.Event{InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "p", UID: "another"}, Reason: "Started"}) //nolint:errcheck,errchkjson // a plain struct
+	status, _ := json.Marshal(corev1.PodStatus{Phase: corev1.PodRunning})                                                                                             //nolint:errchkjson // a plain struct
+	event, _ := json.Marshal(corev1.Event{InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "p", UID: "u"}, Reason: "Started"})         //nolint:errchkjson // a plain struct
+	foreign, _ := json.Marshal(corev1.Event{InvolvedObject: corev1.ObjectReference{Kind: "Pod", Namespace: "default", Name: "p", UID: "another"}, Reason: "Started"}) //nolint:errchkjson // a plain struct
 	err := w.server.Reported(t.Context(), "n1", &skeinv1.ReportRequest{
 		Pods:   []*skeinv1.PodStatus{{Namespace: "default", Name: "p", Uid: "u", Status: status}},
 		Events: [][]byte{event, foreign, []byte("{")},

@@ -12,7 +12,6 @@ import (
 	"github.com/skein-dev/skein/consensus"
 	"github.com/skein-dev/skein/consensus/state"
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
-	"github.com/skein-dev/skein/runtime/container"
 )
 
 // Exit codes of the command line, as its contract has them.
@@ -25,6 +24,14 @@ const (
 	exitNoLeader  = 7
 	exitCancelled = 130
 )
+
+// NotFound says, in the words of Err, that this machine has no such container.
+type NotFound struct{ Err error }
+
+func (e NotFound) Error() string { return e.Err.Error() }
+
+// Unwrap returns Err.
+func (e NotFound) Unwrap() error { return e.Err }
 
 // A refusal is an error made for the person who asked.
 type refusal struct {
@@ -88,6 +95,7 @@ func (s *Server) explain(ctx context.Context, err error) (connect.Code, string, 
 		own      *refusal
 		conflict *state.ConflictError
 		manifest *object.ManifestError
+		missing  NotFound
 	)
 	switch {
 	case errors.As(err, &own):
@@ -100,7 +108,7 @@ func (s *Server) explain(ctx context.Context, err error) (connect.Code, string, 
 	case errors.Is(err, consensus.ErrNotLeader):
 		return connect.CodeUnavailable, "no leader: a majority of the voters cannot be reached; nothing was changed",
 			&skeinv1.ErrorInfo{Hint: "see which machines are missing with \"skein status\"", ExitCode: exitNoLeader}
-	case errors.Is(err, container.ErrNotFound):
+	case errors.As(err, &missing):
 		return connect.CodeNotFound, err.Error(), &skeinv1.ErrorInfo{ExitCode: exitFailed}
 	case ctx.Err() != nil || errors.Is(err, context.Canceled):
 		return connect.CodeCanceled, "cancelled", &skeinv1.ErrorInfo{ExitCode: exitCancelled}

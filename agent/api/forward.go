@@ -128,7 +128,7 @@ func (s *Server) passOn(w http.ResponseWriter, r *http.Request, node string, aga
 	proxy := httputil.ReverseProxy{
 		Transport:     s.cfg.Peers.Transport(),
 		FlushInterval: -1,
-		Rewrite: func(p *httputil.ProxyRequest) {
+		Rewrite: func(p *httputil.ProxyRequest) { //nolint:contextcheck // who calls is in the context it came with
 			p.Out.URL.Scheme, p.Out.URL.Host, p.Out.Host = "http", node, node
 			p.Out.Header.Del(headerLocal)
 			if caller(r.Context()).Local {
@@ -143,7 +143,7 @@ func (s *Server) passOn(w http.ResponseWriter, r *http.Request, node string, aga
 			}
 			s.log.Debug("cannot pass a call on", "node", node, "err", err)
 			if body != nil && hops < maxHops && ctx.Err() != nil {
-				next := r.Clone(r.Context())
+				next := r.Clone(r.Context()) //nolint:contextcheck // ctx has ended, the person still waits
 				next.Body = io.NopCloser(bytes.NewReader(body))
 				next.Header.Set(headerHops, strconv.Itoa(hops+1))
 				again.ServeHTTP(w, next)

@@ -112,7 +112,7 @@ func (s *Server) execHere(ctx context.Context, start *skeinv1.ExecStart, stream 
 		})
 	}
 	stdin, keys := io.Pipe()
-	defer stdin.Close()
+	defer func() { _ = stdin.Close() }() // always nil
 	resize := make(chan *skeinv1.TerminalSize, 8)
 	if start.GetSize() != nil {
 		resize <- start.GetSize()

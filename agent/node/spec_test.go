@@ -60,8 +60,10 @@ func TestEnvironmentOfThePodWinsOverTheImage(t *testing.T) {
 		return &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: path}}
 	}
 	c := corev1.Container{Name: "c", Command: []string{"/x"}, Env: []corev1.EnvVar{
-		{Name: "MODE", Value: "fast"}, {Name: "TWICE", Value: "$(MODE)$(MODE)"},
-		{Name: "NODE", ValueFrom: field("spec.nodeName")}, {Name: "HOST", ValueFrom: field("status.hostIP")},
+		{Name: "MODE", Value: "fast"},
+		{Name: "TWICE", Value: "$(MODE)$(MODE)"},
+		{Name: "NODE", ValueFrom: field("spec.nodeName")},
+		{Name: "HOST", ValueFrom: field("status.hostIP")},
 		{Name: "APP", ValueFrom: field("metadata.labels['app']")},
 	}}
 	spec, err := containerSpec(podWith(c), &c, img, "10.0.0.2")

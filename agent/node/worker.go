@@ -215,7 +215,9 @@ func (w *worker) stopAll(ctx context.Context, list []container.Status, grace tim
 		case <-w.woken:
 			if at, ok := w.mustStopBy(); ok && at.Before(deadline.Add(-time.Second)) {
 				cancel()
-				<-result
+				if err := <-result; err == nil {
+					return nil // it had just stopped
+				}
 				w.wake()
 				return errors.New("grace period was cut short")
 			}
@@ -342,6 +344,7 @@ func (w *worker) prepare(ctx context.Context, pod *corev1.Pod, c *corev1.Contain
 		return action{at: s.at}
 	case doRestart:
 		return action{run: func(ctx context.Context) outcome { return w.restart(ctx, pod, c, attempts[0].ID) }}
+	case doStart:
 	}
 	if f := w.failed[c.Name]; now.Before(f.at) {
 		return action{at: f.at}
