@@ -74,6 +74,7 @@ func dir(name string) entry { return entry{Name: name, Typeflag: tar.TypeDir, Mo
 func symlink(name, to string) entry {
 	return entry{Name: name, Typeflag: tar.TypeSymlink, Linkname: to, Mode: 0o777}
 }
+
 func hardlink(name, to string) entry {
 	return entry{Name: name, Typeflag: tar.TypeLink, Linkname: to, Mode: 0o644}
 }

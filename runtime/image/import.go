@@ -95,8 +95,10 @@ func (s *Store) ingest(ctx context.Context, r io.Reader) (*tarball, error) {
 		if err == io.EOF {
 			// What follows the tar's own end is padding, but its checksum, if
 			// it is compressed, is further on still.
-			_, err = io.Copy(io.Discard, r)
-			return a, err
+			if _, err := io.Copy(io.Discard, r); err != nil {
+				return nil, err
+			}
+			return a, nil
 		}
 		if err != nil {
 			return nil, asInvalid(err)
@@ -131,11 +133,11 @@ func (s *Store) entry(ctx context.Context, a *tarball, h *tar.Header, r io.Reade
 	if h.Typeflag != tar.TypeReg {
 		return nil
 	}
-	switch {
-	case name == ocispec.ImageIndexFile:
+	switch name {
+	case ocispec.ImageIndexFile:
 		a.index, err = s.small(r, h.Size)
 		return err
-	case name == "manifest.json":
+	case "manifest.json":
 		a.manifests, err = s.small(r, h.Size)
 		return err
 	}

@@ -179,17 +179,27 @@ func TestArchivesThatAreRefused(t *testing.T) {
 			}
 		}), "is damaged"},
 		"missing blob": {spoiled(func(b *builder, d *ocispec.Descriptor) { delete(b.blobs, d.Digest) }), "lacks a part"},
-		"both an index and a manifest": {document(map[string]any{"schemaVersion": 2, "manifests": []any{}, "config": map[string]any{}}),
-			"something of both"},
+		"both an index and a manifest": {
+			document(map[string]any{"schemaVersion": 2, "manifests": []any{}, "config": map[string]any{}}),
+			"something of both",
+		},
 		"an older manifest": {document(map[string]any{"schemaVersion": 1}), "schema version 2"},
-		"a strange layer": {document(map[string]any{"schemaVersion": 2, "config": ocispec.Descriptor{Digest: digest.FromString("c")},
-			"layers": []any{ocispec.Descriptor{MediaType: "application/x-sh", Digest: digest.FromString("x")}}}), "no layer"},
-		"a digest that is a path": {document(map[string]any{"schemaVersion": 2,
-			"config": map[string]any{"digest": "sha256:../../../etc/passwd"}, "layers": []any{}}), "is no digest"},
-		"too many layers": {document(map[string]any{"schemaVersion": 2, "config": ocispec.Descriptor{Digest: digest.FromString("c")},
-			"layers": make([]ocispec.Descriptor, 200)}), "200 layers"},
-		"a huge claim": {document(map[string]any{"schemaVersion": 2,
-			"config": ocispec.Descriptor{Digest: digest.FromString("c"), Size: 1 << 50}}), "claims"},
+		"a strange layer": {document(map[string]any{
+			"schemaVersion": 2, "config": ocispec.Descriptor{Digest: digest.FromString("c")},
+			"layers": []any{ocispec.Descriptor{MediaType: "application/x-sh", Digest: digest.FromString("x")}},
+		}), "no layer"},
+		"a digest that is a path": {document(map[string]any{
+			"schemaVersion": 2,
+			"config":        map[string]any{"digest": "sha256:../../../etc/passwd"}, "layers": []any{},
+		}), "is no digest"},
+		"too many layers": {document(map[string]any{
+			"schemaVersion": 2, "config": ocispec.Descriptor{Digest: digest.FromString("c")},
+			"layers": make([]ocispec.Descriptor, 200),
+		}), "200 layers"},
+		"a huge claim": {document(map[string]any{
+			"schemaVersion": 2,
+			"config":        ocispec.Descriptor{Digest: digest.FromString("c"), Size: 1 << 50},
+		}), "claims"},
 		"huge JSON": {spoiled(func(b *builder, d *ocispec.Descriptor) {
 			*d = b.add([]byte(strings.Repeat(" ", 5<<20)), ocispec.MediaTypeImageManifest)
 		}), "5242880 bytes, 4194304 are allowed"},

@@ -44,16 +44,16 @@ func detect(head []byte) compression {
 const maxWindow = 64 << 20
 
 // unpacked reads a stream that may be compressed. It fails with an
-// *InvalidError once more than max bytes came out, or too many for what went
+// *InvalidError once more than most bytes came out, or too many for what went
 // in. Closing it does not close r.
-func unpacked(r io.Reader, max, ratio int64) (io.ReadCloser, error) {
+func unpacked(r io.Reader, most, ratio int64) (io.ReadCloser, error) {
 	in := &counter{r: r}
 	br := bufio.NewReaderSize(in, 64<<10)
 	head, err := br.Peek(magicBytes)
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
-	m := &meter{in: in, max: max}
+	m := &meter{in: in, most: most}
 	switch detect(head) {
 	case gzipped:
 		z, err := gzip.NewReader(br)
@@ -91,15 +91,15 @@ type meter struct {
 	out   io.Reader
 	close func() error
 	n     int64
-	max   int64
+	most  int64
 	ratio int64 // 0: not compressed
 }
 
 func (m *meter) Read(p []byte) (int, error) {
 	n, err := m.out.Read(p)
 	m.n += int64(n)
-	if m.n > m.max {
-		return n, invalid("unpacks to more than the %d bytes that are allowed", m.max)
+	if m.n > m.most {
+		return n, invalid("unpacks to more than the %d bytes that are allowed", m.most)
 	}
 	if m.ratio > 0 && m.n > ratioFrom && m.n/m.ratio > m.in.n {
 		return n, invalid("unpacks to more than %d times its size", m.ratio)
