@@ -137,11 +137,11 @@ func (g *Gossip) assess(now time.Time, m *member) bool {
 
 // assessAll is called with mu held.
 func (g *Gossip) assessAll(now time.Time) {
-	any := false
+	changed := false
 	for _, m := range g.members {
-		any = g.assess(now, m) || any
+		changed = g.assess(now, m) || changed
 	}
-	if any {
+	if changed {
 		g.notify()
 	}
 }

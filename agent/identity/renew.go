@@ -49,7 +49,7 @@ func (r *Renewer) Run(ctx context.Context) error {
 				break
 			}
 			if ctx.Err() != nil {
-				return nil
+				return nil //nolint:nilerr // it failed because we stop
 			}
 			r.log.Warn("certificate not renewed", "expires", r.id.Expires(), "err", err)
 			if !sleep(ctx, retry/2+rand.N(retry/2)) {

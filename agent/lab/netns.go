@@ -78,7 +78,7 @@ func pinNamespace(name string) error {
 
 func isNamespace(path string) bool {
 	var fs unix.Statfs_t
-	return unix.Statfs(path, &fs) == nil && int64(fs.Type) == unix.NSFS_MAGIC
+	return unix.Statfs(path, &fs) == nil && int64(fs.Type) == unix.NSFS_MAGIC //nolint:unconvert // 32 bits wide on some systems
 }
 
 // unpinNamespace lets a namespace go. The kernel removes it with all its links

@@ -127,7 +127,7 @@ func standInAgent(args []string) error {
 	if len(s.join) > 0 && !s.has("joined") {
 		token, err := os.ReadFile(s.token)
 		if err != nil || strings.TrimSpace(string(token)) != "skein1-lab" {
-			return fmt.Errorf("join %s with token %q, %v", s.join, token, err)
+			return fmt.Errorf("join %s with token %q: %w", s.join, token, err)
 		}
 		c, err := net.Dial("tcp", s.join[0])
 		if err != nil {

@@ -18,8 +18,11 @@ func isFollowed(kind string) bool { _, is := rankOf[kind]; return is }
 
 // followed are the kinds that the model is made of.
 var followed = []state.Selector{
-	{Kind: object.KindNamespace}, {Kind: object.KindNode}, {Kind: object.KindDeployment},
-	{Kind: object.KindRevision}, {Kind: object.KindPod},
+	{Kind: object.KindNamespace},
+	{Kind: object.KindNode},
+	{Kind: object.KindDeployment},
+	{Kind: object.KindRevision},
+	{Kind: object.KindPod},
 }
 
 // rankOf orders the rows of one step: owners before what they own.

@@ -114,7 +114,7 @@ func (v *View) Len() (nodes, pods int) {
 func (v *View) PutNode(n Node) {
 	i := v.slotOf(n.Name)
 	s, old := &v.slots[i], &v.nodes[i]
-	usedCPU, usedMemory, usedPods := int64(0), int64(0), int64(0)
+	var usedCPU, usedMemory, usedPods int64
 	if old.known {
 		usedCPU, usedMemory, usedPods = old.CPU-s.cpu, old.Memory-s.memory, old.Pods-s.pods
 	} else {

@@ -122,20 +122,20 @@ func (n *Network) PowerOn(addr netip.Addr) {
 func (n *Network) Crash(addr netip.Addr) {
 	n.mu.Lock()
 	h := n.hosts[addr]
-	var close []func() error
+	var ends []func() error
 	for _, c := range h.packets {
-		close = append(close, c.Close)
+		ends = append(ends, c.Close)
 	}
 	for _, l := range h.listens {
-		close = append(close, l.Close)
+		ends = append(ends, l.Close)
 	}
 	for s := range n.streams {
 		if s.local.Addr() == addr {
-			close = append(close, s.reset)
+			ends = append(ends, s.reset)
 		}
 	}
 	n.mu.Unlock()
-	for _, f := range close {
+	for _, f := range ends {
 		_ = f()
 	}
 }
