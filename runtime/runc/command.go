@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/skein-dev/skein/runtime/container"
 )
 
 // runc runs the runc program until it has ended. Its own complaints go to
@@ -90,7 +92,7 @@ func lastError(logFile string) string {
 // clear removes every trace of a container but its folder: runc's state, what
 // runs, cgroups, mounts, bundle and output. It works from whatever point a start
 // was broken off at, and may be repeated.
-func (d *Driver) clear(id containerID) error {
+func (d *Driver) clear(id container.ID) error {
 	d.killRunc(id)
 	group := d.cgroup(id)
 	d.groups.kill(group)
@@ -107,7 +109,7 @@ func (d *Driver) clear(id containerID) error {
 
 // killRunc ends what is left of a runc that worked on a container for an agent
 // that died. The kernel has told it to die already.
-func (d *Driver) killRunc(id containerID) {
+func (d *Driver) killRunc(id container.ID) {
 	if _, err := os.Stat(d.bundle(id)); err != nil {
 		return // it was not got to
 	}

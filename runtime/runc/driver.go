@@ -90,7 +90,7 @@ func New(cfg Config) (*Driver, error) {
 	if err := d.keeper.Make(); err != nil {
 		return nil, err
 	}
-	for _, name := range []string{"bundles", "pods", "exec"} {
+	for _, name := range ownMounts {
 		dir := filepath.Join(cfg.RunDir, name)
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
@@ -106,6 +106,29 @@ func New(cfg Config) (*Driver, error) {
 		return nil, fmt.Errorf("adopt containers: %w", err)
 	}
 	return d, nil
+}
+
+// ownMounts are the folders of RunDir that are mounts of their own, so that
+// what is mounted in them stays in this machine's view. Package network has
+// another for its pins.
+var ownMounts = []string{"bundles", "pods", "exec"}
+
+// Purge removes every Pod and all that New has made on this machine but the
+// folders themselves. The driver is of no use afterwards.
+func (d *Driver) Purge(ctx context.Context) error {
+	pods, err := d.Sandboxes(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range pods {
+		errs = append(errs, d.RemoveSandbox(ctx, p.Pod))
+	}
+	errs = append(errs, d.groups.remove(d.cfg.CgroupParent), d.pins.Close())
+	for _, name := range ownMounts {
+		errs = append(errs, unmountAll(filepath.Join(d.cfg.RunDir, name)))
+	}
+	return errors.Join(errs...)
 }
 
 // Run notices containers that end, until ctx ends. The containers go on then.

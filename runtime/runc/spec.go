@@ -77,6 +77,7 @@ func makeProcess(c container.Spec, f frame) *specs.Process {
 		Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: files, Soft: files}},
 		NoNewPrivileges: !c.Security.Privileged && !c.Security.AllowPrivilegeEscalation,
 		OOMScoreAdj:     &oom,
+		Scheduler:       &specs.Scheduler{Policy: specs.SchedOther}, // not the agent's own priority
 	}
 }
 

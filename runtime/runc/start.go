@@ -16,8 +16,6 @@ import (
 	"github.com/skein-dev/skein/runtime/network"
 )
 
-type containerID = container.ID
-
 const (
 	keeperPatience = 5 * time.Second  // for the keeper to open a container's output
 	undoPatience   = 10 * time.Second // for what is undone after ctx has ended
