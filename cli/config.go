@@ -65,7 +65,7 @@ func saveConfig(config *skeinv1.ClientConfig) error {
 	if err != nil {
 		return fmt.Errorf("keep contexts: %w", err)
 	}
-	defer os.Remove(temp.Name())
+	defer func() { _ = os.Remove(temp.Name()) }() // it has its name by then, or failed
 	_, err = temp.Write(data)
 	if err := errors.Join(err, temp.Sync(), temp.Close()); err != nil {
 		return fmt.Errorf("keep contexts: %w", err)

@@ -96,7 +96,7 @@ func (s *session) runExec(ctx context.Context, cluster *cluster, start *skeinv1.
 	if err != nil {
 		return err
 	}
-	defer stream.Close()
+	defer func() { _ = stream.Close() }() // what matters was said by Receive
 	if err := stream.Send(&skeinv1.ExecRequest{Message: &skeinv1.ExecRequest_Start{Start: start}}); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}

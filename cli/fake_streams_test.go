@@ -129,11 +129,12 @@ func (f *fake) Logs(_ context.Context, req *skeinv1.LogsRequest, stream skeinv1c
 	}
 	var lines []*skeinv1.LogsResponse
 	again := req.GetFollow() && f.count("logs") > 0
-	switch first := ""; {
+	switch {
 	case len(req.GetObjects()) == 1 && req.GetObjects()[0].GetName() == "two":
 		lines = append(lines, line("two", "app", 1, "hello"), line("two", "sidecar", 2, "proxying"))
 	case len(req.GetObjects()) == 1 && kindOf(req.GetObjects()[0].GetKind()).name == "Pod":
-		if first = req.GetObjects()[0].GetName(); first == "ghost" {
+		first := req.GetObjects()[0].GetName()
+		if first == "ghost" {
 			return refuse(connect.CodeNotFound, exitFailed, `see what there is with "skein get pods"`, "pod %q not found in namespace default", first)
 		}
 		begin := line(first, "web", 1, "one ")

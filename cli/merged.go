@@ -74,7 +74,7 @@ func (m *merged) follow(ctx context.Context, cluster *cluster, request *skeinv1.
 		if err != nil {
 			return err
 		}
-		defer stream.Close()
+		defer func() { _ = stream.Close() }() // what matters was said by Receive
 		for {
 			message, err := stream.Receive()
 			if err != nil {

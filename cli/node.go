@@ -119,7 +119,7 @@ func (s *session) beginDrain(ctx context.Context, node string, wait *waiting, op
 	if err != nil {
 		return err
 	}
-	defer stream.Close()
+	defer func() { _ = stream.Close() }() // what matters was said by Receive
 	for {
 		message, err := stream.Receive()
 		if err != nil {

@@ -50,7 +50,7 @@ func (s *session) newWaiting(c *cli.Context, cluster *cluster) (*waiting, error)
 	if timeout == 0 {
 		timeout = unbounded
 	}
-	w := io.Writer(io.Discard)
+	w := io.Discard
 	if !c.Bool("quiet") {
 		w = s.stderr
 	}
@@ -141,7 +141,7 @@ var errLate = errors.New("deadline is over")
 
 // show tells each message and returns the one that holds the outcome.
 func (w *waiting) show(subject string, stream awaitStream) (*skeinv1.AwaitResponse, error) {
-	defer stream.Close()
+	defer func() { _ = stream.Close() }() // what matters was said by Receive
 	for {
 		message, err := stream.Receive()
 		if errors.Is(err, io.EOF) {

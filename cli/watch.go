@@ -25,7 +25,7 @@ func (l *listing) watch(ctx context.Context, cluster *cluster, request *skeinv1.
 		if err != nil {
 			return err
 		}
-		defer stream.Close()
+		defer func() { _ = stream.Close() }() // what matters was said by Receive
 		for {
 			message, err := stream.Receive()
 			if err != nil {

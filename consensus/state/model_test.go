@@ -26,7 +26,6 @@ type world struct {
 
 	model      map[string]modelRow
 	savedModel map[string]modelRow
-	savedIndex uint64
 	epochs     int
 }
 
