@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -41,7 +40,11 @@ func (s *Store) Fetch(ctx context.Context, ref string, desc Descriptor, from Fet
 	if err != nil {
 		return err
 	}
-	ctx, release, err := s.lease(s.context(ctx))
+	if pinned, ok := named.(reference.Digested); ok && pinned.Digest() != root {
+		return invalid("%s is not %s", reference.FamiliarString(named), root)
+	}
+	plain := s.context(ctx)
+	ctx, release, err := s.lease(plain)
 	if err != nil {
 		return err
 	}
@@ -52,11 +55,11 @@ func (s *Store) Fetch(ctx context.Context, ref string, desc Descriptor, from Fet
 	if err != nil {
 		return err
 	}
-	work, inner := errgroup.WithContext(ctx)
+	work, inner := errgroup.WithContext(plain)
 	work.SetLimit(layersAtOnce)
 	for _, layer := range t.layers() {
 		work.Go(func() error {
-			if err := s.fetchLayer(inner, layer, from); err != nil {
+			if err := s.fetchLayer(inner, held(inner, ctx), layer, from); err != nil {
 				return fmt.Errorf("layer %s: %w", layer.Digest, err)
 			}
 			return nil
@@ -102,18 +105,20 @@ func (s *Store) fetchSmall(ctx context.Context, d digest.Digest, from Fetcher) (
 	return data, err
 }
 
-// fetchLayer brings one layer here, beside whoever brings the same one.
-func (s *Store) fetchLayer(ctx context.Context, layer ocispec.Descriptor, from Fetcher) error {
+// fetchLayer brings one layer here, unless somebody else just did. The layer is
+// held by leased's lease; what there is of it until it is whole is not, so that
+// it outlives this attempt by the day that containerd gives it.
+func (s *Store) fetchLayer(ctx, leased context.Context, layer ocispec.Descriptor, from Fetcher) error {
 	unlock, err := s.turns.lock(ctx, layer.Digest.String())
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if there, err := s.holdBlob(leased, layer.Digest); there || err != nil {
+		return err
+	}
 	ref := ingestRef(layer.Digest)
 	w, err := s.content.Writer(ctx, content.WithRef(ref), content.WithDescriptor(layer))
-	if errdefs.IsAlreadyExists(err) {
-		return nil
-	}
 	if err != nil {
 		return fmt.Errorf("begin a blob: %w", err)
 	}
@@ -133,7 +138,7 @@ func (s *Store) fetchLayer(ctx context.Context, layer ocispec.Descriptor, from F
 			return err // what came so far is kept: the next attempt goes on from there
 		}
 	}
-	_, err = s.commit(ctx, w, ref, layer.Size, layer.Digest)
+	_, err = s.commit(leased, w, ref, layer.Size, layer.Digest)
 	return err
 }
 

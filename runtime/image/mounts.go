@@ -89,26 +89,36 @@ func translate(mounts []mount.Mount) []container.Mount {
 }
 
 // Release gives up the root file system that key names, which must not be
-// mounted any more. Its disk space is free after the next Collect. A key that
-// names none is no error.
+// mounted any more, and frees its disk space. A key that names none is no error.
 func (s *Store) Release(ctx context.Context, key string) error {
 	ctx = s.context(ctx)
+	removed, err := s.release(ctx, key)
+	if err == nil && removed {
+		err = s.Collect(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("release root file system %.80s: %w", key, err)
+	}
+	return nil
+}
+
+func (s *Store) release(ctx context.Context, key string) (removed bool, err error) {
 	unlock, err := s.turns.lock(ctx, "root "+key)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer unlock()
 	info, err := s.snapshots.Stat(ctx, key)
 	if err == nil && info.Labels[labelImage] == "" {
-		return fmt.Errorf("%.80q is no root file system", key)
+		return false, errors.New("it is none")
 	}
 	if err == nil {
 		err = s.snapshots.Remove(ctx, key)
 	}
-	if err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("release root file system %s: %w", key, err)
+	if errdefs.IsNotFound(err) {
+		return false, nil
 	}
-	return nil
+	return err == nil, err
 }
 
 // Snapshots returns the keys of all root file systems, so that their owner can

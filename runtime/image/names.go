@@ -148,12 +148,24 @@ func (s *Store) Remove(ctx context.Context, ref string) error {
 	return err
 }
 
-// Collect frees what no name, root file system or work in progress needs.
+// Collect frees what no name, root file system or work in progress needs. One
+// collection answers all who asked for it before it began.
 func (s *Store) Collect(ctx context.Context) error {
+	ticket := s.asked.Add(1)
+	unlock, err := s.turns.lock(ctx, "collect")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if s.collected.Load() >= ticket {
+		return nil
+	}
+	covers := s.asked.Load()
 	stats, err := s.db.GarbageCollect(s.context(ctx))
 	if err != nil {
 		return fmt.Errorf("collect what no image needs: %w", err)
 	}
+	s.collected.Store(covers)
 	s.log.Debug("image store collected", "in", stats.Elapsed())
 	return nil
 }

@@ -28,7 +28,6 @@ import (
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
-	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	bolt "go.etcd.io/bbolt"
 )
@@ -76,6 +75,8 @@ type Store struct {
 	turns keyed
 	slots chan struct{} // one for each layer being unpacked
 	serie atomic.Uint64 // of ingests whose digest is not known beforehand
+
+	asked, collected atomic.Uint64 // collections, see Collect
 }
 
 // Open opens the store in opt.Dir, making it if need be, and takes away what an
@@ -182,20 +183,4 @@ func (s *Store) recover(ctx context.Context) error {
 // context gives containerd's packages what they look for in a context.
 func (s *Store) context(ctx context.Context) context.Context {
 	return log.WithLogger(namespaces.WithNamespace(ctx, namespace), s.bridge)
-}
-
-// lease protects from garbage collection what is made or touched with the
-// returned context, until release.
-func (s *Store) lease(ctx context.Context) (_ context.Context, release func(), err error) {
-	l, err := s.leases.Create(ctx, leases.WithRandomID())
-	if err != nil {
-		return nil, nil, fmt.Errorf("take a lease: %w", err)
-	}
-	return leases.WithLease(ctx, l.ID), func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lockWait)
-		defer cancel()
-		if err := s.leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
-			s.log.Warn("lease of the image store stays until the next start", "err", err)
-		}
-	}, nil
 }

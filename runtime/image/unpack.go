@@ -15,9 +15,7 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/mount"
-	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -95,27 +93,6 @@ func (s *Store) unpackLayer(ctx context.Context, job layerJob) (size int64, err 
 	return size, nil
 }
 
-// holdSnapshot puts a snapshot that is there under ctx's lease.
-func (s *Store) holdSnapshot(ctx context.Context, name string) (bool, error) {
-	if _, err := s.snapshots.Stat(ctx, name); err != nil {
-		if errdefs.IsNotFound(err) {
-			return false, nil
-		}
-		return false, err
-	}
-	if id, ok := leases.FromContext(ctx); ok {
-		r := leases.Resource{ID: name, Type: "snapshots/" + snapshotter}
-		if err := s.leases.AddResource(ctx, leases.Lease{ID: id}, r); err != nil {
-			return false, fmt.Errorf("hold snapshot %s: %w", name, err)
-		}
-	}
-	_, err := s.snapshots.Stat(ctx, name) // it may have gone just before it was held
-	if errdefs.IsNotFound(err) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
 // discard takes away a snapshot that failed, and the disk space it took: that
 // may be all that its author wanted.
 func (s *Store) discard(ctx context.Context, key string) error {
@@ -139,6 +116,8 @@ func (s *Store) spawn(ctx context.Context, job layerJob, mounts []mount.Mount) (
 	if err != nil {
 		return 0, err
 	}
+	// The content store gives readers, and this process wants a file: the path
+	// is containerd's layout of a content store.
 	blob, err := os.Open(filepath.Join(s.opt.Dir, "content", "blobs", "sha256", job.layer.Digest.Encoded()))
 	if err != nil {
 		return 0, fmt.Errorf("open layer: %w", err)
