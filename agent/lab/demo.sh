@@ -81,7 +81,9 @@ show skein status
 show skein get pods -o wide
 
 act "Act one: the machine that carries the most loses its power"
-victim=$(pods | awk '{ print $2 }' | sort | uniq -c | sort -k1,1nr -k2 | awk 'NR == 1 { print $2 }')
+leader=$(skein get nodes --no-headers | awk '$4 == "yes" { print $1 }') # column LEADER; its turn comes in act two
+victim=$(pods | awk '{ print $2 }' | sort | uniq -c | awk -v leader="$leader" '{ print 2 * $1 - ($2 == leader), $2 }' |
+	sort -k1,1nr -k2 | awk 'NR == 1 { print $2 }')
 [[ -n $victim ]] || fail "no Pod runs anywhere"
 echo "   that is $victim"
 cut_power "$victim"
