@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/skein-dev/skein/runtime/container"
 	"github.com/skein-dev/skein/runtime/keeper"
 )
@@ -40,7 +42,12 @@ func playRole(role string) {
 	ctx := context.Background()
 	fmt.Println("ready")
 	switch role {
-	case "start":
+	case "start", "reap":
+		if role == "reap" {
+			if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+				panic(err)
+			}
+		}
 		for i, words := range strings.Split(os.Getenv("SKEIN_TEST_WORDS"), "|") {
 			id := container.ID{Pod: "pod", Name: fmt.Sprintf("c%d", i)}
 			spec := s.spec(id, strings.Fields(words)...)
@@ -54,8 +61,17 @@ func playRole(role string) {
 		_, err := s.Exec(ctx, container.ID{Pod: "pod", Name: "c0"}, container.ExecSpec{Args: []string{"/prog", "stubborn"}, Stdout: os.Stdout})
 		fmt.Println(err)
 	}
-	_ = syscall.Pause()
-	select {}
+	if role != "reap" {
+		_ = syscall.Pause()
+		select {}
+	}
+	for { // every orphan, without a word
+		if pid, err := unix.Wait4(-1, nil, 0, nil); err != nil {
+			_ = pause(ctx, time.Millisecond)
+		} else {
+			fmt.Println("reaped", pid)
+		}
+	}
 }
 
 // roleTB stands in for a testing.TB where there is no test.
@@ -275,6 +291,44 @@ func TestProgramsOfADeadAgentAreEnded(t *testing.T) {
 	if len(alive) != 1 || alive[0] != s.status(id).PID {
 		t.Errorf("processes %v, want the container's own, %d", alive, s.status(id).PID)
 	}
+}
+
+// Whose keeper has died becomes an orphan of somebody who keeps no exit files.
+// The kernel, from 6.15 on, tells how it ended all the same.
+func TestContainersWithoutAKeeper(t *testing.T) {
+	s := newScene(t)
+	v := s.victim(t, "reap", "sleep ; exit 7", "")
+	v.hear("started")
+	s.open()
+	s.serve()
+	id := container.ID{Pod: "pod", Name: "c0"}
+	s.heard(id, "sleeping")
+	s.must(s.box(id).signal(syscall.SIGTERM))
+	want := 7
+	if !kernelTellsExits(t) {
+		want = -1
+	}
+	if got := s.exited(id); got.ExitCode != want {
+		t.Errorf("%+v, want exit code %d", got, want)
+	}
+}
+
+// kernelTellsExits tries it on a child.
+func kernelTellsExits(t *testing.T) bool {
+	t.Helper()
+	cmd := exec.Command("/bin/true")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.PidfdOpen(cmd.Process.Pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	defer f.Close()
+	_ = cmd.Wait()
+	_, ok := exitInfo(f)
+	return ok
 }
 
 // After a loss of power nothing of an earlier boot runs, whatever has its pid.

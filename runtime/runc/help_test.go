@@ -12,6 +12,10 @@ import (
 // contextWithoutCancel is for cleaning up, when a test's own context has ended.
 func contextWithoutCancel(t testing.TB) context.Context { return context.WithoutCancel(t.Context()) }
 
+func contextWithCancel(t testing.TB) (context.Context, context.CancelFunc) {
+	return context.WithCancel(t.Context())
+}
+
 // serve runs the driver until the test ends, or stop is called.
 func (s *scene) serve() (stop func()) {
 	ctx, cancel := context.WithCancel(s.t.Context())

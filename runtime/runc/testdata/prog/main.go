@@ -151,7 +151,8 @@ func look(word, arg string, number int) {
 		check(err)
 		for _, e := range entries {
 			to, err := os.Readlink(e)
-			if err == nil && !strings.HasPrefix(to, "anon_inode:[event") && !strings.Contains(to, "/proc/") {
+			own := strings.HasPrefix(to, "anon_inode:[event") || strings.Contains(to, "/proc/") || strings.HasPrefix(to, "/sys/fs/cgroup/cpu")
+			if err == nil && !own {
 				fmt.Println(filepath.Base(e), to)
 			}
 		}

@@ -1,0 +1,390 @@
+package runc
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/skein-dev/skein/runtime/container"
+	"github.com/skein-dev/skein/runtime/keeper"
+)
+
+func (s *scene) one(words ...string) container.Spec {
+	return s.spec(container.ID{Pod: "pod", Name: fmt.Sprintf("c%d", worlds.Add(1))}, words...)
+}
+
+func TestDefaultsConfine(t *testing.T) {
+	s := newScene(t)
+	s.serve()
+	got := s.says(s.one("status", "CapEff", ";", "status", "CapBnd", ";", "status", "CapInh", ";", "status", "NoNewPrivs", ";", "status", "Seccomp", ";",
+		"write", "/proc/sys/kernel/hostname", ";", "read", "/proc/keys", ";", "write", "/sys/fs/cgroup/x", ";", "write", limitFile(s), ";", "id", ";", "pwd"))
+	want := strings.Join([]string{
+		"CapEff 00000000a80425fb", "CapBnd 00000000a80425fb", "CapInh 0000000000000000", "NoNewPrivs 1", "Seccomp 2",
+		"open /proc/sys/kernel/hostname: read-only file system", "", "open /sys/fs/cgroup/x: read-only file system", "open " + limitFile(s) + ": read-only file system", "0 0 []", "/",
+	}, "\n")
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("inside (-want +got):\n%s", diff)
+	}
+}
+
+// limitFile is where a container would lift its own limit.
+func limitFile(s *scene) string {
+	if s.groups.unified {
+		return "/sys/fs/cgroup/pids.max"
+	}
+	return "/sys/fs/cgroup/memory/memory.limit_in_bytes"
+}
+
+func TestWhatIsAskedForIsGiven(t *testing.T) {
+	s := newScene(t)
+	s.serve()
+	tests := map[string]struct {
+		words []string
+		ask   func(*container.Spec)
+		want  string
+	}{
+		"no capabilities": {
+			words: []string{"status", "CapBnd"},
+			ask:   func(c *container.Spec) { c.Security.DropCapabilities = []string{"ALL"} }, want: "CapBnd 0000000000000000",
+		},
+		"one more than none": {
+			words: []string{"status", "CapBnd"},
+			ask: func(c *container.Spec) {
+				c.Security.DropCapabilities, c.Security.AddCapabilities = []string{"all"}, []string{"net_admin"}
+			}, want: "CapBnd 0000000000001000",
+		},
+		"no seccomp, new privileges": {
+			words: []string{"status", "Seccomp", ";", "status", "NoNewPrivs"},
+			ask:   func(c *container.Spec) { c.Security.Unconfined, c.Security.AllowPrivilegeEscalation = true, true },
+			want:  "Seccomp 0\nNoNewPrivs 0",
+		},
+		"a read-only root": {
+			words: []string{"write", "/x", ";", "write", "/dev/shm/x"},
+			ask:   func(c *container.Spec) { c.Security.ReadOnlyRoot = true }, want: "open /x: read-only file system\nwrote /dev/shm/x",
+		},
+		"a user by name, with the groups of the image": {
+			words: []string{"id"}, ask: func(c *container.Spec) { c.User = "redis"; c.Groups = []uint32{7} }, want: "999 998 [7 44]",
+		},
+		"a user by numbers that are nobody's": {
+			words: []string{"id"}, ask: func(c *container.Spec) { c.User = "1000:1000" }, want: "1000 1000 []",
+		},
+		"a working directory that is missing": {
+			words: []string{"pwd"}, ask: func(c *container.Spec) { c.Cwd = "/srv/app" }, want: "/srv/app",
+		},
+		"an environment": {
+			words: []string{"env", "A", ";", "env", "HOME"}, ask: func(c *container.Spec) { c.Env = []string{"A=b"} }, want: "b\n/root",
+		},
+		"a mount of one's own over ours": {
+			words: []string{"read", "/etc/hostname"},
+			ask: func(c *container.Spec) {
+				c.Mounts = []container.Mount{{Type: "bind", Source: filepath.Join(world, "image/etc/group"), Target: "/etc/hostname", Options: []string{"bind", "ro"}}}
+			}, want: "root:x:0:\nredis:x:998:\nlog:x:44:redis",
+		},
+		"names of the Pod": {words: []string{"read", "/etc/hostname", ";", "hostname"}, ask: func(*container.Spec) {}, want: "host-pod\nhost-pod"},
+		"privileges": {
+			words: []string{"status", "Seccomp", ";", "status", "NoNewPrivs", ";", "write", "/proc/sys/kernel/printk_ratelimit"},
+			ask:   func(c *container.Spec) { c.Security.Privileged = true },
+			want:  "Seccomp 0\nNoNewPrivs 0\nwrite /proc/sys/kernel/printk_ratelimit: invalid argument",
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			spec := s.one(tt.words...)
+			tt.ask(&spec)
+			if diff := cmp.Diff(tt.want, s.says(spec)); diff != "" {
+				t.Errorf("inside (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestWhatIsWrongIsTold(t *testing.T) {
+	s := newScene(t)
+	s.serve()
+	s.prepare("pod")
+	tests := map[string]struct {
+		ask  func(*container.Spec)
+		want string
+	}{
+		"no such program":     {func(c *container.Spec) { c.Args = []string{"/missing"} }, "no such file"},
+		"no such user":        {func(c *container.Spec) { c.User = "nobody-here" }, `user "nobody-here"`},
+		"no such group":       {func(c *container.Spec) { c.User = "redis:none" }, `group "none"`},
+		"a user out of range": {func(c *container.Spec) { c.User = "4294967296" }, "out of range"},
+		"no program":          {func(c *container.Spec) { c.Args = nil }, "nothing to run"},
+		"no root":             {func(c *container.Spec) { c.RootFS = nil }, "no root file system"},
+		"a mount in /proc": {func(c *container.Spec) {
+			c.Mounts = []container.Mount{{Type: "tmpfs", Source: "tmpfs", Target: "/proc/x"}}
+		}, "refused by policy"},
+		"a capability nobody knows": {func(c *container.Spec) { c.Security.AddCapabilities = []string{"FLY"} }, `capability "FLY"`},
+		"a name with a slash":       {func(c *container.Spec) { c.ID.Name = "../x" }, "no name for a container"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			spec := s.one("exit", "0")
+			tt.ask(&spec)
+			err := s.Start(t.Context(), spec)
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want %q", err, tt.want)
+			}
+			list, err := s.List(t.Context())
+			if err != nil || len(list) != 0 {
+				t.Errorf("listed: %v, %v", list, err)
+			}
+		})
+	}
+}
+
+// Descriptors that leak into a container are a way out of it.
+func TestNoDescriptorLeaks(t *testing.T) {
+	s := newScene(t)
+	s.serve()
+	id := s.start(s.one("fds", ";", "sleep"))
+	s.heard(id, "sleeping")
+	check := func(where, text string) {
+		t.Helper()
+		for line := range strings.Lines(text) {
+			if n, to, ok := strings.Cut(strings.TrimSpace(line), " "); ok && n > "2" && n != "sleeping" {
+				t.Errorf("%s: descriptor %s is %s", where, n, to)
+			}
+		}
+	}
+	s.must(s.Stop(t.Context(), id, time.Minute))
+	check("container", strings.Join(s.output(id), "\n"))
+	id = s.start(s.one("sleep"))
+	var out bytes.Buffer
+	if _, err := s.Exec(t.Context(), id, container.ExecSpec{Args: []string{"/prog", "fds"}, Stdout: &out}); err != nil {
+		t.Fatal(err)
+	}
+	check("exec", out.String())
+	out.Reset()
+	if _, err := s.Exec(t.Context(), id, container.ExecSpec{Args: []string{"/prog", "fds"}, Stdout: &out, TTY: true}); err != nil {
+		t.Fatal(err)
+	}
+	check("terminal", out.String())
+}
+
+func TestOutOfMemoryIsToldAsSuch(t *testing.T) {
+	s := newScene(t)
+	s.serve()
+	spec := s.one("say", "eating", ";", "eat", "200")
+	spec.Resources.MemoryBytes = 64 << 20
+	id := s.start(spec)
+	if got := s.exited(id); got.ExitCode != 137 || got.Signal != 9 || !got.OOMKilled {
+		t.Errorf("%+v, want killed for want of memory", got)
+	}
+	s.open()
+	if got := s.status(id); !got.OOMKilled {
+		t.Errorf("another driver: %+v", got)
+	}
+}
+
+func TestLimitsHold(t *testing.T) {
+	s := newScene(t)
+	s.serve()
+	spec := s.one("sleep")
+	spec.Resources = container.Resources{CPUMilli: 250, CPUShares: 500, MemoryBytes: 64 << 20, PIDs: 50, OOMScoreAdj: 300}
+	id := s.start(spec)
+	s.heard(id, "sleeping")
+	read := func(controller, v1, v2 string) string {
+		name := v1
+		if s.groups.unified {
+			name = v2
+		}
+		text, err := os.ReadFile(s.groups.file(s.cgroup(id), controller, name))
+		s.must(err)
+		return strings.TrimSpace(string(text))
+	}
+	got := []string{
+		read("memory", "memory.limit_in_bytes", "memory.max"), read("pids", "pids.max", "pids.max"),
+		read("cpu", "cpu.cfs_quota_us", "cpu.max"),
+	}
+	want := []string{"67108864", "50", "25000"}
+	if s.groups.unified {
+		want[2] = "25000 100000"
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("limits (-want +got):\n%s", diff)
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", s.status(id).PID))
+	if err != nil || strings.TrimSpace(string(text)) != "300" {
+		t.Errorf("oom_score_adj %s, %v", text, err)
+	}
+}
+
+func TestUsageIsRead(t *testing.T) {
+	s := newScene(t)
+	s.serve()
+	id := s.start(s.one("eat", "40", ";", "burn", "50", ";", "sleep"))
+	s.heard(id, "sleeping")
+	for range 2 { // the second time with files that are open
+		list, err := s.Usage(t.Context())
+		s.must(err)
+		if len(list) != 1 || list[0].ID != id || list[0].MemoryBytes < 40<<20 || list[0].MemoryBytes > 80<<20 || list[0].CPU <= 0 || list[0].PIDs < 1 {
+			t.Errorf("usage %+v", list)
+		}
+	}
+	s.must(s.Stop(t.Context(), id, time.Minute))
+	if list, err := s.Usage(t.Context()); err != nil || len(list) != 0 {
+		t.Errorf("of an exited one: %+v, %v", list, err)
+	}
+}
+
+func TestHostNetwork(t *testing.T) {
+	s := newScene(t)
+	s.serve()
+	s.must(s.Prepare(t.Context(), container.Sandbox{Pod: "pod", Hostname: "own", HostNetwork: true}))
+	id := container.ID{Pod: "pod", Name: "c"}
+	s.must(s.Start(t.Context(), s.spec(id, "hostname", ";", "sleep")))
+	s.heard(id, "sleeping")
+	pid := s.status(id).PID
+	for kind, own := range map[string]bool{"net": false, "ipc": true, "uts": true, "pid": true, "mnt": true} {
+		theirs, err1 := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", pid, kind))
+		ours, err2 := os.Readlink("/proc/self/ns/" + kind)
+		if err := errors.Join(err1, err2); err != nil || (theirs != ours) != own {
+			t.Errorf("%s: %s inside, %s outside, %v", kind, theirs, ours, err)
+		}
+	}
+	if got := s.heard(id, "own"); got != "own" {
+		t.Errorf("called %q", got)
+	}
+	if _, err := s.Dial(t.Context(), "pod", "tcp", "127.0.0.1:1"); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("dial: %v", err)
+	}
+}
+
+func TestContainersOfAPodShare(t *testing.T) {
+	s := newScene(t)
+	s.serve()
+	server := s.start(s.one("serve", "127.0.0.1:7001", ";", "write", "/dev/shm/note", ";", "sleep"))
+	s.heard(server, "sleeping")
+	if got := s.says(s.one("dial", "127.0.0.1:7001", ";", "read", "/dev/shm/note")); got != "hello\nwritten" {
+		t.Errorf("the other one of the Pod got %q", got)
+	}
+	other := s.spec(container.ID{Pod: "other", Name: "c"}, "read", "/dev/shm/note", ";", "dial", "127.0.0.1:7001")
+	id := s.start(other)
+	if got := s.exited(id); got.ExitCode != 65 {
+		t.Errorf("another Pod: %+v, %v", got, s.output(id))
+	}
+}
+
+func TestARootOfManyLayers(t *testing.T) {
+	s := newScene(t)
+	s.serve()
+	var layers []string
+	for i := range 100 {
+		dir := filepath.Join(s.dir, fmt.Sprintf("layer-with-a-long-name-as-stores-have-them-%d", i))
+		s.must(os.Mkdir(dir, 0o755))
+		s.must(os.WriteFile(filepath.Join(dir, fmt.Sprintf("f%d", i)), []byte(fmt.Sprint(i)), 0o644))
+		layers = append(layers, dir)
+	}
+	spec := s.one("read", "/f0", ";", "read", "/f99", ";", "write", "/x")
+	spec.RootFS[0].Options[0] = "lowerdir=" + strings.Join(layers, ":") + ":" + filepath.Join(world, "image")
+	if got := s.says(spec); got != "0\n99\nwrote /x" {
+		t.Errorf("inside: %q", got)
+	}
+}
+
+func TestTerminal(t *testing.T) {
+	s := newScene(t)
+	s.serve()
+	id := s.start(s.one("sleep"))
+	t.Run("has a size that changes", func(t *testing.T) {
+		sizes := make(chan container.Size)
+		out := &tellsWhen{text: "ready", said: make(chan struct{})}
+		go func() {
+			<-out.said
+			sizes <- container.Size{Columns: 120, Rows: 40}
+		}()
+		code, err := s.Exec(t.Context(), id, container.ExecSpec{
+			Args: []string{"/prog", "size", "1", ";", "env", "TERM", ";", "exit", "9"}, Env: []string{"TERM=vt100"}, TTY: true, Stdout: out, Resize: sizes,
+		})
+		if err != nil || code != 9 {
+			t.Errorf("exit code %d, %v", code, err)
+		}
+		if got := out.buf.String(); got != "ready\r\n120 40 true\r\nvt100\r\n" {
+			t.Errorf("wrote %q", got)
+		}
+	})
+	t.Run("is typed at", func(t *testing.T) {
+		var out bytes.Buffer
+		code, err := s.Exec(t.Context(), id, container.ExecSpec{Args: []string{"/prog", "lines"}, TTY: true, Stdin: strings.NewReader("one\ntwo\n"), Stdout: &out})
+		if err != nil || code != 0 || !strings.Contains(out.String(), "got one\r\n") || !strings.Contains(out.String(), "got two\r\n") {
+			t.Errorf("exit code %d, %v, wrote %q", code, err, &out)
+		}
+	})
+	t.Run("knows ^C", func(t *testing.T) {
+		r, w := io.Pipe()
+		out := &tellsWhen{text: "stubborn", said: make(chan struct{})}
+		go func() {
+			<-out.said
+			_, _ = w.Write([]byte{3})
+		}()
+		code, err := s.Exec(t.Context(), id, container.ExecSpec{Args: []string{"/prog", "stubborn"}, TTY: true, Stdin: r, Stdout: out})
+		_ = w.Close()
+		if err != nil || code != 130 {
+			t.Errorf("exit code %d, %v", code, err)
+		}
+	})
+	t.Run("tells what cannot be run", func(t *testing.T) {
+		for _, tty := range []bool{true, false} {
+			_, err := s.Exec(t.Context(), id, container.ExecSpec{Args: []string{"/missing"}, TTY: tty})
+			var told *ComplaintError
+			if !errors.As(err, &told) || !strings.Contains(told.Text, "/missing") {
+				t.Errorf("terminal %v: %v", tty, err)
+			}
+		}
+	})
+	if left, _ := filepath.Glob(filepath.Join(s.cfg.RunDir, "exec", "*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	exits, err := s.keeper.ListExits()
+	if err != nil || len(exits) > 0 {
+		t.Errorf("exits left: %v, %v", exits, err)
+	}
+}
+
+// tellsWhen keeps what is written and tells when a text is among it.
+type tellsWhen struct {
+	buf  bytes.Buffer
+	text string
+	said chan struct{}
+}
+
+func (w *tellsWhen) Write(b []byte) (int, error) {
+	had := strings.Contains(w.buf.String(), w.text)
+	n, err := w.buf.Write(b)
+	if !had && strings.Contains(w.buf.String(), w.text) {
+		close(w.said)
+	}
+	return n, err
+}
+
+// A program that is given up takes what it has started with it.
+func TestExecEndsWithItsChildren(t *testing.T) {
+	for _, tty := range []bool{false, true} {
+		s := newScene(t)
+		s.serve()
+		id := s.start(s.one("sleep"))
+		ctx, cancel := contextWithCancel(t)
+		out := &tellsWhen{text: "spawned", said: make(chan struct{})}
+		go func() { <-out.said; cancel() }()
+		_, err := s.Exec(ctx, id, container.ExecSpec{Args: []string{"/prog", "spawn", "stubborn", ";", "stubborn"}, Stdout: out, TTY: tty})
+		if !errors.Is(err, ctx.Err()) {
+			t.Errorf("terminal %v: %v", tty, err)
+		}
+		for _, pid := range s.groups.processes(s.cgroup(id)) {
+			if stat, err := keeper.ReadStat(pid); err == nil && stat.State != 'Z' && pid != s.status(id).PID {
+				t.Errorf("terminal %v: process %d runs on", tty, pid)
+			}
+		}
+	}
+}
