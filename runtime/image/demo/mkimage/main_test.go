@@ -45,7 +45,7 @@ func TestTheArchiveHoldsThreeImagesThatRun(t *testing.T) {
 	}
 	dir := t.TempDir()
 	s, err := image.Open(image.Options{
-		Dir: dir, UnpackCommand: []string{self, "unpack-for-test"}, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Dir: dir, UnpackCommand: []string{"/usr/bin/env", "GORACE=atexit_sleep_ms=0", self, "unpack-for-test"}, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 	})
 	if err != nil {
 		t.Fatal(err)
