@@ -271,4 +271,3 @@ func TestCollectingAllTheWhileLosesNothing(t *testing.T) {
 		}
 	}
 }
-
