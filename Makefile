@@ -128,6 +128,8 @@ BASE ?= $(shell base=$$(git merge-base HEAD origin/main 2>/dev/null) || exit 0; 
 	[[ $$base != $$(git rev-parse HEAD) ]] && echo $$base || git rev-parse -q --verify HEAD~1)
 
 .PHONY: check-breaking check-generated
+check-breaking check-generated: export PATH := $(TOOLS):$(PATH)
+check-breaking check-generated: $(TOOLS)/done
 check-breaking:
 	@if [[ -z "$(BASE)" ]]; then echo 'buf breaking: no origin/main to compare with (BASE=… names another)'; \
 	elif ! git cat-file -e '$(BASE):buf.yaml' 2>/dev/null; then echo 'buf breaking: nothing there to break yet'; \
