@@ -29,9 +29,9 @@ func newPage(t *testing.T, d Dir, id string) page {
 }
 
 func frame(stream byte, at int64, text string) []byte {
-	b := make([]byte, HeaderLen)
-	Header{Stream: stream, Len: len(text), Time: at * int64(time.Second)}.Put(b)
-	return append(b, text...)
+	var head [HeaderLen]byte
+	Header{Stream: stream, Len: len(text), Time: at * int64(time.Second)}.Put(head[:])
+	return append(head[:], text...)
 }
 
 func (p page) add(data ...[]byte) {

@@ -72,7 +72,7 @@ func await(ctx context.Context, path string, ready func() bool) error {
 	if err != nil {
 		return err
 	}
-	defer w.Close()
+	defer func() { _ = w.Close() }()
 	for !ready() {
 		if err := w.Wait(ctx); err != nil {
 			return err

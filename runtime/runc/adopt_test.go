@@ -349,11 +349,32 @@ func TestContainersOfAnotherBootHaveEnded(t *testing.T) {
 	}
 }
 
-func TestRemoveIsGoneOnWith(t *testing.T) {
+// Where the end of a container cannot be written down, it is told all the same,
+// by the next driver too.
+func TestAFullDiskHidesNoExit(t *testing.T) {
 	s := newScene(t)
 	s.serve()
+	id := s.start(s.one("sleep", ";", "exit", "3"))
+	s.heard(id, "sleeping")
+	away := filepath.Join(s.dir, "away")
+	s.must(os.Rename(s.boxDir(id), away)) // nothing can be written here now
+	s.must(s.Stop(t.Context(), id, time.Minute))
+	if got := s.status(id); got.ExitCode != 3 {
+		t.Errorf("%+v, want exit code 3", got)
+	}
+	s.must(os.Rename(away, s.boxDir(id)))
+	s.open()
+	if got := s.status(id); got.ExitCode != 3 {
+		t.Errorf("another driver: %+v, want exit code 3", got)
+	}
+}
+
+func TestRemoveIsGoneOnWith(t *testing.T) {
+	s := newScene(t)
+	stop := s.serve()
 	id := s.start(s.spec(container.ID{Pod: "pod", Name: "c"}, "exit", "1"))
 	s.exited(id)
+	stop()
 	// As if killed after all was cleared away, but before the folder was.
 	s.must(s.clear(id))
 	s.open()

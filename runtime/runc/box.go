@@ -109,7 +109,7 @@ func awaitPidfd(ctx context.Context, f *os.File) error {
 func (b *box) signal(sig syscall.Signal) error {
 	f, err := b.duplicate()
 	if err != nil {
-		return nil //nolint:nilerr // it has ended
+		return nil // it has ended
 	}
 	defer f.Close()
 	raw, err := f.SyscallConn()
@@ -145,8 +145,8 @@ func (d *Driver) awaitEnd(ctx context.Context, b *box) error {
 		if d.box(b.id) != b {
 			return fmt.Errorf("container %s was removed: %w", b.id, container.ErrNotFound)
 		}
-		if known, err := d.record(b); known || err != nil {
-			return err
+		if d.record(b) {
+			return nil
 		}
 		if err := pause(ctx, wait); err != nil {
 			return err
@@ -166,24 +166,22 @@ func pause(ctx context.Context, wait time.Duration) error {
 }
 
 // record writes down how a container ended, once that is known.
-func (d *Driver) record(b *box) (known bool, err error) {
+func (d *Driver) record(b *box) (known bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.exit != nil {
-		return true, nil
+		return true
 	}
 	e := d.exitOf(b)
 	if e == nil {
-		return false, nil
+		return false
 	}
 	// The cgroup is there until finish, so this is the time to ask it.
 	if e.Code != 0 && d.groups.oomKills(d.cgroup(b.id)) > 0 {
 		e.OOMKilled = true
 	}
 	path := filepath.Join(d.boxDir(b.id), exitFile)
-	if err := writeJSON(path, e, keeper.WriteSynced); err != nil {
-		return false, fmt.Errorf("write down how %s ended: %w", b.id, err)
-	}
+	written := writeJSON(path, e, keeper.WriteSynced)
 	b.exit = e
 	if b.pidfd != nil {
 		_ = b.pidfd.Close()
@@ -191,11 +189,17 @@ func (d *Driver) record(b *box) (known bool, err error) {
 	}
 	b.meter.close()
 	b.meter = nil
-	if err := d.keeper.RemoveExit(b.proc.PID, b.proc.Start); err != nil {
-		d.log.Warn("an exit file is left", "container", b.id, "err", err)
+	switch {
+	case written != nil:
+		// A full disk. The keeper's file stays, and the next driver asks it again.
+		d.log.Warn("how a container ended cannot be written down", "container", b.id, "err", written)
+	default:
+		if err := d.keeper.RemoveExit(b.proc.PID, b.proc.Start); err != nil {
+			d.log.Warn("an exit file is left", "container", b.id, "err", err)
+		}
 	}
 	d.notify()
-	return true, nil
+	return true
 }
 
 // exitOf finds out how a container ended, or nil while it has not, or nobody

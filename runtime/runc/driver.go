@@ -103,7 +103,7 @@ func New(cfg Config) (*Driver, error) {
 		return nil, err
 	}
 	if err := d.adopt(); err != nil {
-		return nil, fmt.Errorf("adopt containers: %w", err)
+		return nil, err
 	}
 	return d, nil
 }

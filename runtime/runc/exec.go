@@ -42,7 +42,7 @@ func (d *Driver) Exec(ctx context.Context, id container.ID, spec container.ExecS
 	if err != nil {
 		return 0, fmt.Errorf("exec in %s: %w", id, err)
 	}
-	defer os.RemoveAll(s.dir)
+	defer func() { _ = os.RemoveAll(s.dir) }()
 	var code int
 	if spec.TTY {
 		code, err = s.runTerminal(ctx, spec)
@@ -53,7 +53,7 @@ func (d *Driver) Exec(ctx context.Context, id container.ID, spec container.ExecS
 	case ctx.Err() != nil:
 		return 0, fmt.Errorf("exec in %s: %w", id, ctx.Err())
 	case err != nil:
-		if _, e := d.record(b); e == nil && b.ended() != nil {
+		if d.record(b) {
 			err = errors.Join(err, container.ErrNotFound) // under our hands
 		}
 		return 0, fmt.Errorf("exec in %s: %w", id, err)

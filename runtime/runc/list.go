@@ -15,9 +15,7 @@ func (d *Driver) List(ctx context.Context) ([]container.Status, error) {
 	all := d.all()
 	out := make([]container.Status, 0, len(all))
 	for _, b := range all {
-		if _, err := d.record(b); err != nil {
-			return nil, err
-		}
+		d.record(b)
 		out = append(out, b.status())
 	}
 	slices.SortFunc(out, func(a, b container.Status) int {

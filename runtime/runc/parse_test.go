@@ -73,7 +73,7 @@ func TestLookupUser(t *testing.T) {
 }
 
 func TestLookupUserStaysInTheImage(t *testing.T) {
-	for name, make := range map[string]func(etc string) error{
+	for name, fill := range map[string]func(etc string) error{
 		"no files":       func(string) error { return nil },
 		"links outwards": func(etc string) error { return os.Symlink("../../../../../../etc/passwd", etc+"/passwd") },
 		"a FIFO":         func(etc string) error { return syscall.Mkfifo(etc+"/passwd", 0o644) },
@@ -82,7 +82,7 @@ func TestLookupUserStaysInTheImage(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			root := t.TempDir()
 			etc := filepath.Join(root, "etc")
-			if err := errors.Join(os.Mkdir(etc, 0o755), make(etc)); err != nil {
+			if err := errors.Join(os.Mkdir(etc, 0o755), fill(etc)); err != nil {
 				t.Fatal(err)
 			}
 			if u, err := lookupUser(root, "daemon", nil); err == nil { // the machine has one
@@ -196,9 +196,16 @@ func TestKeyedLocksAreForgotten(t *testing.T) {
 
 func TestNamesThatCouldLeadAstrayAreRefused(t *testing.T) {
 	for _, id := range []container.ID{
-		{Pod: "", Name: "c"}, {Pod: "..", Name: "c"}, {Pod: "a/b", Name: "c"}, {Pod: ".hidden", Name: "c"},
-		{Pod: "p", Name: ""}, {Pod: "p", Name: "a.b"}, {Pod: "p", Name: "../c"}, {Pod: "p", Name: "c", Attempt: -1},
-		{Pod: strings.Repeat("p", 200), Name: "c"}, {Pod: "p\x00", Name: "c"},
+		{Pod: "", Name: "c"},
+		{Pod: "..", Name: "c"},
+		{Pod: "a/b", Name: "c"},
+		{Pod: ".hidden", Name: "c"},
+		{Pod: "p", Name: ""},
+		{Pod: "p", Name: "a.b"},
+		{Pod: "p", Name: "../c"},
+		{Pod: "p", Name: "c", Attempt: -1},
+		{Pod: strings.Repeat("p", 200), Name: "c"},
+		{Pod: "p\x00", Name: "c"},
 	} {
 		if err := checkID(id); err == nil {
 			t.Errorf("%+v was taken", id)

@@ -1,6 +1,7 @@
 package runc
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -13,7 +14,7 @@ import (
 func Seal(name string, data []byte) (_ *os.File, err error) {
 	flags := unix.MFD_CLOEXEC | unix.MFD_ALLOW_SEALING
 	fd, err := unix.MemfdCreate(name, flags|unix.MFD_EXEC)
-	if err == unix.EINVAL { //nolint:errorlint // bare from the kernel: older than 6.3
+	if errors.Is(err, unix.EINVAL) { // older than 6.3
 		fd, err = unix.MemfdCreate(name, flags)
 	}
 	if err != nil {

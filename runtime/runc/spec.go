@@ -183,7 +183,7 @@ func checkSpec(s *specs.Spec, c container.Spec, own []string, places []string) e
 		return fmt.Errorf("working directory %q is not a clean absolute path", p.Cwd)
 	case strings.HasPrefix(p.Cwd+"/", "/proc/"):
 		return fmt.Errorf("working directory %q is in /proc", p.Cwd)
-	case s.Hooks != nil: //nolint:staticcheck // all kinds of them
+	case s.Hooks != nil:
 		return fmt.Errorf("hooks are not allowed")
 	case len(s.Linux.Sysctl) > 0:
 		return fmt.Errorf("sysctls are not allowed")

@@ -25,8 +25,8 @@ func (d *Driver) Stop(ctx context.Context, id container.ID, grace time.Duration)
 }
 
 func (d *Driver) stop(ctx context.Context, b *box, grace time.Duration) error {
-	if known, err := d.record(b); known || err != nil {
-		return err
+	if d.record(b) {
+		return nil
 	}
 	if grace > 0 {
 		if err := b.signal(syscall.SIGTERM); err != nil {

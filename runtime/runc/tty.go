@@ -132,7 +132,7 @@ func receive(l *net.UnixListener) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if err := conn.SetDeadline(time.Now().Add(undoPatience)); err != nil {
 		return nil, err
 	}

@@ -92,7 +92,7 @@ func ended() (pid int, status syscall.WaitStatus) {
 
 func reap(pid int) {
 	for {
-		if _, err := syscall.Wait4(pid, nil, 0, nil); err != syscall.EINTR { //nolint:errorlint // bare from the kernel
+		if _, err := syscall.Wait4(pid, nil, 0, nil); err != syscall.EINTR {
 			return
 		}
 	}
