@@ -1,72 +1,54 @@
 package consensus
 
 import (
-	"errors"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
 
-// slowTransport answers when it is told to.
-type slowTransport struct {
-	*raft.InmemTransport
-	asked, answer chan struct{}
-	success       bool
+// agreeing is a transport to followers that agree to everything, and counts.
+type agreeing struct {
+	preVoteTransport
+	asked int
 }
 
-func (s *slowTransport) AppendEntries(_ raft.ServerID, _ raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
-	s.asked <- struct{}{}
-	<-s.answer
-	*resp = raft.AppendEntriesResponse{Term: req.Term, LastLog: 7, Success: s.success}
+func (a *agreeing) AppendEntries(_ raft.ServerID, _ raft.ServerAddress, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+	a.asked++
+	resp.Term, resp.Success, resp.LastLog = req.Term, true, 9
 	return nil
 }
 
-func TestAnswersToEarlierQuestionsConfirmNothing(t *testing.T) {
-	_, inner := raft.NewInmemTransport("n1")
-	slow := &slowTransport{InmemTransport: inner, asked: make(chan struct{}), answer: make(chan struct{}), success: true}
-	g, err := newGate(slow)
-	if err != nil {
-		t.Fatal(err)
-	}
-	call := func(during func()) {
-		t.Helper()
-		done := make(chan error)
-		go func() {
-			done <- g.AppendEntries("n2", "n2", &raft.AppendEntriesRequest{Term: 3}, &raft.AppendEntriesResponse{})
-		}()
-		<-slow.asked
-		during()
-		slow.answer <- struct{}{}
-		if err := <-done; err != nil {
-			t.Fatal(err)
+func TestHeartbeatsAreSentOnlyAsOftenAsTheyMatter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		to := &agreeing{}
+		g := &gate{preVoteTransport: to, peers: map[raft.ServerID]peer{}, acked: make(chan struct{})}
+		send := func(req raft.AppendEntriesRequest, want int, why string) {
+			t.Helper()
+			before := to.asked
+			resp := &raft.AppendEntriesResponse{}
+			if err := g.AppendEntries("n2", "n2", &req, resp); err != nil {
+				t.Fatal(err)
+			}
+			if !resp.Success || resp.Term != req.Term || resp.LastLog != 9 {
+				t.Errorf("%s: the answer is %+v, want that of the follower", why, resp)
+			}
+			if got := to.asked - before; got != want {
+				t.Errorf("%s: the follower was asked %d times, want %d", why, got, want)
+			}
 		}
-	}
-	var round uint64
-	_, more := g.agreed(0, nil)
-	call(func() { round = g.mark() })
-	select {
-	case <-more:
-	default:
-		t.Error("nobody was told of an answer")
-	}
-	if n, _ := g.agreed(round, []string{"n2", "n3"}); n != 0 {
-		t.Error("an answer counts that was asked for before")
-	}
-	slow.success = false
-	call(func() {})
-	if n, _ := g.agreed(round, []string{"n2"}); n != 0 {
-		t.Error("a refusal counts")
-	}
-	slow.success = true
-	call(func() {})
-	if n, _ := g.agreed(round, []string{"n2", "n3"}); n != 1 {
-		t.Errorf("%d agreed, want n2 alone", n)
-	}
-	if p, ok := g.peer("n2"); !ok || p.lastIndex != 7 {
-		t.Errorf("n2 is known to be at %d (%v)", p.lastIndex, ok)
-	}
-	g.close()
-	if err := g.AppendEntries("n2", "n2", nil, nil); !errors.Is(err, errOffNetwork) {
-		t.Errorf("a shut gate answered %v", err)
-	}
+		beat := raft.AppendEntriesRequest{Term: 3}
+		send(beat, 1, "the first heartbeat")
+		time.Sleep(beatEvery / 2)
+		send(beat, 0, "one right after")
+		send(raft.AppendEntriesRequest{Term: 4}, 1, "one of a new term")
+		send(beat, 1, "one of another term again")
+		send(raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 5, Entries: []*raft.Log{{}}}, 1, "entries")
+		g.mark()
+		send(beat, 1, "one by which leadership is confirmed")
+		send(beat, 0, "one after that")
+		time.Sleep(beatEvery)
+		send(beat, 1, "one when its time has come")
+	})
 }
