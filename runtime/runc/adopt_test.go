@@ -282,14 +282,9 @@ func TestProgramsOfADeadAgentAreEnded(t *testing.T) {
 	}
 	v.kill()
 	s.open()
-	var alive []int
-	for _, pid := range s.groups.processes(group) {
-		if stat, err := keeper.ReadStat(pid); err == nil && stat.State != 'Z' {
-			alive = append(alive, pid)
-		}
-	}
-	if len(alive) != 1 || alive[0] != s.status(id).PID {
-		t.Errorf("processes %v, want the container's own, %d", alive, s.status(id).PID)
+	s.awaitAlone(id)
+	if got := s.status(id); got.State != container.Running {
+		t.Errorf("the container itself: %+v", got)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -21,7 +22,7 @@ import (
 )
 
 // A session is one program that is run inside a container. Its folder holds
-// what runc is told and the pid by which an agent that comes after finds it.
+// what runc is told, and the pid that runc tells.
 type session struct {
 	driver *Driver
 	id     container.ID
@@ -166,11 +167,17 @@ func (s session) kill() {
 	if err != nil || pid <= 1 {
 		return
 	}
+	s.driver.killSession(s.id, pid)
+}
+
+// killSession kills a process of a container and those that are in the session
+// it leads.
+func (d *Driver) killSession(id container.ID, leader int) {
 	for range 10 { // a process may be forked while we look
 		killed := false
-		for _, p := range s.driver.groups.processes(s.driver.cgroup(s.id)) {
+		for _, p := range d.groups.processes(d.cgroup(id)) {
 			stat, err := keeper.ReadStat(p)
-			if err == nil && stat.State != 'Z' && (p == pid || stat.Session == pid) {
+			if err == nil && stat.State != 'Z' && (p == leader || stat.Session == leader) {
 				killed = unix.Kill(p, unix.SIGKILL) == nil || killed
 			}
 		}
@@ -181,19 +188,28 @@ func (s session) kill() {
 	}
 }
 
-// endExecs ends programs that an agent ran inside containers and died over.
+// endExecs ends programs that an agent ran inside containers and died over. They
+// are those whose parent is outside: what a container starts itself has a parent
+// in it, its first process if no other.
 func (d *Driver) endExecs() {
-	dir := filepath.Join(d.cfg.RunDir, "exec")
-	entries, err := os.ReadDir(dir)
+	for _, b := range d.boxes {
+		if b.exit != nil || b.pidfd == nil {
+			continue
+		}
+		inside := d.groups.processes(d.cgroup(b.id))
+		for _, p := range inside {
+			stat, err := keeper.ReadStat(p)
+			if err == nil && p != b.proc.PID && !slices.Contains(inside, stat.Parent) {
+				d.killSession(b.id, p)
+			}
+		}
+	}
+	entries, err := os.ReadDir(filepath.Join(d.cfg.RunDir, "exec"))
 	if err != nil {
 		return
 	}
 	for _, e := range entries {
-		for _, b := range d.boxes {
-			// Only what is in one of our containers is killed, whoever has the pid now.
-			session{driver: d, id: b.id, dir: filepath.Join(dir, e.Name())}.kill()
-		}
-		_ = os.RemoveAll(filepath.Join(dir, e.Name()))
+		_ = os.RemoveAll(filepath.Join(d.cfg.RunDir, "exec", e.Name()))
 	}
 }
 

@@ -2,11 +2,13 @@ package runc
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/skein-dev/skein/runtime/container"
+	"github.com/skein-dev/skein/runtime/keeper"
 )
 
 // contextWithoutCancel is for cleaning up, when a test's own context has ended.
@@ -115,4 +117,23 @@ func (s *scene) heard(id container.ID, text string) string {
 		s.t.Fatalf("%s did not say %q: %v", id, text, err)
 	}
 	return found
+}
+
+// awaitAlone waits until nothing but its first process is in a container. What
+// was killed takes a moment to die.
+func (s *scene) awaitAlone(id container.ID) {
+	s.t.Helper()
+	for _, pid := range s.groups.processes(s.cgroup(id)) {
+		p, err := keeper.Find(pid)
+		if err != nil || pid == s.status(id).PID {
+			continue
+		}
+		f, err := openPidfd(p)
+		if errors.Is(err, keeper.ErrNoProcess) {
+			continue
+		}
+		s.must(err)
+		s.must(awaitPidfd(s.t.Context(), f))
+		s.must(f.Close())
+	}
 }

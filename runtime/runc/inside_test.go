@@ -15,7 +15,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/skein-dev/skein/runtime/container"
-	"github.com/skein-dev/skein/runtime/keeper"
 )
 
 func (s *scene) one(words ...string) container.Spec {
@@ -381,10 +380,9 @@ func TestExecEndsWithItsChildren(t *testing.T) {
 		if !errors.Is(err, ctx.Err()) {
 			t.Errorf("terminal %v: %v", tty, err)
 		}
-		for _, pid := range s.groups.processes(s.cgroup(id)) {
-			if stat, err := keeper.ReadStat(pid); err == nil && stat.State != 'Z' && pid != s.status(id).PID {
-				t.Errorf("terminal %v: process %d runs on", tty, pid)
-			}
+		s.awaitAlone(id)
+		if got := s.status(id); got.State != container.Running {
+			t.Errorf("terminal %v: the container itself: %+v", tty, got)
 		}
 	}
 }
