@@ -56,7 +56,10 @@ func (g *gate) fresh(id raft.ServerID, req *raft.AppendEntriesRequest, resp *raf
 	if p.term != req.Term || p.round < g.round || time.Since(p.asked) >= beatEvery {
 		return false
 	}
-	resp.RPCHeader, resp.Term, resp.LastLog, resp.Success = req.RPCHeader, req.Term, p.lastIndex, true
+	// Raft uses resp again, and decodes the next answer into the bytes that it
+	// holds: they must not be those of req, which say who leads.
+	resp.RPCHeader = raft.RPCHeader{ProtocolVersion: req.ProtocolVersion}
+	resp.Term, resp.LastLog, resp.Success = req.Term, p.lastIndex, true
 	return true
 }
 
@@ -107,6 +110,7 @@ func (g *gate) AppendEntries(id raft.ServerID, target raft.ServerAddress, req *r
 	round := g.round
 	g.mu.Unlock()
 	asked := time.Now()
+	if debugBeat { println("real", string(id), time.Since(g.peers[id].asked).Milliseconds(), len(req.Entries), req.PrevLogEntry, req.LeaderCommitIndex) }
 	if err := g.preVoteTransport.AppendEntries(id, target, req, resp); err != nil {
 		return err
 	}
@@ -124,6 +128,8 @@ func (g *gate) AppendEntries(id raft.ServerID, target raft.ServerAddress, req *r
 
 // mark begins a round and returns its number: answers count for it only if they
 // were asked for after this.
+var debugBeat bool
+
 func (g *gate) mark() uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -52,3 +52,23 @@ func TestHeartbeatsAreSentOnlyAsOftenAsTheyMatter(t *testing.T) {
 		send(beat, 1, "one when its time has come")
 	})
 }
+
+// Raft answers into one response again and again, and its transport decodes into
+// the bytes that are there.
+func TestTheGatesAnswerSharesNoBytesWithTheHeartbeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := &gate{preVoteTransport: &agreeing{}, peers: map[raft.ServerID]peer{}, acked: make(chan struct{})}
+		req := &raft.AppendEntriesRequest{RPCHeader: raft.RPCHeader{ID: []byte("n1"), Addr: []byte("n1")}, Term: 3}
+		resp := &raft.AppendEntriesResponse{}
+		for range 2 { // the second is answered here
+			if err := g.AppendEntries("n2", "n2", req, resp); err != nil {
+				t.Fatal(err)
+			}
+		}
+		resp.ID = append(resp.ID[:0], "n2"...)
+		resp.Addr = append(resp.Addr[:0], "n2"...)
+		if string(req.ID) != "n1" || string(req.Addr) != "n1" {
+			t.Errorf("the heartbeat now says that %s at %s leads, want n1", req.ID, req.Addr)
+		}
+	})
+}
