@@ -1,0 +1,33 @@
+package consensus
+
+import (
+	"testing"
+	"time"
+)
+
+// TestFollowersOfAQuietLeaderKeepIt runs over the real transport, whose codec
+// decodes answers in place: what the gate answers for a follower must not alias
+// what raft sends next.
+func TestFollowersOfAQuietLeaderKeepIt(t *testing.T) {
+	quiet := func(c *Config, _ *[]Duty) { c.CommitTimeout = time.Minute } // heartbeats alone
+	wires := newNetwork()
+	leader := wires.boot(t, "n1", t.TempDir(), alone, quiet)
+	follower := wires.boot(t, "n2", t.TempDir(), quiet)
+	wires.boot(t, "n3", t.TempDir(), quiet)
+	awaitLeader(t, leader)
+	for _, name := range []string{"n2", "n3"} {
+		if err := leader.AddVoter(t.Context(), name, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for changed := follower.LeaderChanged(); follower.Leader() != "n1"; changed = follower.LeaderChanged() {
+		<-changed
+	}
+	select {
+	case <-follower.LeaderChanged():
+		t.Errorf("a follower has lost its leader, and now takes %q for it", follower.Leader())
+	case <-leader.LeaderChanged():
+		t.Error("the leader has stepped down")
+	case <-time.After(2 * time.Second): // several timeouts
+	}
+}
