@@ -34,33 +34,6 @@ type peer struct {
 	lastIndex uint64
 	heard     time.Time
 	round     uint64 // in which it was asked what it then agreed to
-	term      uint64 // that it agreed to last
-	asked     time.Time
-}
-
-// beatEvery is how soon after a heartbeat that was agreed to the next one is
-// sent. Raft wants to send one every 30-60 ms, a tenth of its timeout, and each
-// wakes two processes that have nothing else to do: most of what an idle cluster
-// costs. At this pace a follower still hears three in its shortest timeout.
-const beatEvery = 75 * time.Millisecond
-
-// fresh answers a heartbeat in place of a follower that has just agreed to one
-// of the same term. It never does while somebody wants leadership confirmed.
-func (g *gate) fresh(id raft.ServerID, req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) bool {
-	if len(req.Entries) > 0 || req.PrevLogEntry != 0 || req.LeaderCommitIndex != 0 {
-		return false // no heartbeat
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	p := g.peers[id]
-	if p.term != req.Term || p.round < g.round || time.Since(p.asked) >= beatEvery {
-		return false
-	}
-	// Raft uses resp again, and decodes the next answer into the bytes that it
-	// holds: they must not be those of req, which say who leads.
-	resp.RPCHeader = raft.RPCHeader{ProtocolVersion: req.ProtocolVersion}
-	resp.Term, resp.LastLog, resp.Success = req.Term, p.lastIndex, true
-	return true
 }
 
 func newGate(t raft.Transport) (*gate, error) {
@@ -103,14 +76,9 @@ func (g *gate) AppendEntries(id raft.ServerID, target raft.ServerAddress, req *r
 	if err := g.pass(); err != nil {
 		return err
 	}
-	if g.fresh(id, req, resp) {
-		return nil
-	}
 	g.mu.Lock()
 	round := g.round
 	g.mu.Unlock()
-	asked := time.Now()
-	if debugBeat { println("real", string(id), time.Since(g.peers[id].asked).Milliseconds(), len(req.Entries), req.PrevLogEntry, req.LeaderCommitIndex) }
 	if err := g.preVoteTransport.AppendEntries(id, target, req, resp); err != nil {
 		return err
 	}
@@ -118,7 +86,7 @@ func (g *gate) AppendEntries(id raft.ServerID, target raft.ServerAddress, req *r
 	defer g.mu.Unlock()
 	p := peer{lastIndex: resp.LastLog, heard: time.Now(), round: g.peers[id].round}
 	if resp.Success && resp.Term == req.Term {
-		p.round, p.term, p.asked = max(p.round, round), req.Term, asked
+		p.round = max(p.round, round)
 	}
 	g.peers[id] = p
 	close(g.acked)
@@ -128,8 +96,6 @@ func (g *gate) AppendEntries(id raft.ServerID, target raft.ServerAddress, req *r
 
 // mark begins a round and returns its number: answers count for it only if they
 // were asked for after this.
-var debugBeat bool
-
 func (g *gate) mark() uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
 )
@@ -69,6 +70,7 @@ func (n *Node) followLeadership(ctx context.Context, r *raft.Raft, led <-chan bo
 			return
 		case won := <-led:
 			n.endReign()
+			n.pace(r, won)
 			if won {
 				// The notice of loss comes through this loop too, so the term
 				// read here is below that of the next reign.
@@ -79,6 +81,26 @@ func (n *Node) followLeadership(ctx context.Context, r *raft.Raft, led <-chan bo
 		case <-seen:
 		}
 		n.updateLeader(r)
+	}
+}
+
+// beatSlower is by how much a leader beats slower than raft would have it. Raft
+// takes a tenth of its own timeout, 30-60 ms of 300, and each beat wakes
+// processes that have nothing else to do: most of what an idle cluster costs. At
+// 75-150 ms a follower still hears two in its shortest timeout.
+const beatSlower = 2.5
+
+// pace sets how often this node beats while it leads, and how soon it misses
+// the beats of another when it does not.
+func (n *Node) pace(r *raft.Raft, leading bool) {
+	c := r.ReloadableConfig()
+	c.HeartbeatTimeout, c.ElectionTimeout = n.cfg.HeartbeatTimeout, n.cfg.ElectionTimeout
+	if leading {
+		c.HeartbeatTimeout = time.Duration(beatSlower * float64(c.HeartbeatTimeout))
+		c.ElectionTimeout = max(c.ElectionTimeout, c.HeartbeatTimeout)
+	}
+	if err := r.ReloadConfig(c); err != nil {
+		n.log.Error("cannot set the pace of heartbeats", "err", err)
 	}
 }
 

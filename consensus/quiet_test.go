@@ -5,9 +5,8 @@ import (
 	"time"
 )
 
-// TestFollowersOfAQuietLeaderKeepIt runs over the real transport, whose codec
-// decodes answers in place: what the gate answers for a follower must not alias
-// what raft sends next.
+// A leader that writes nothing is heard by its heartbeats alone, which it sends
+// more slowly than raft would.
 func TestFollowersOfAQuietLeaderKeepIt(t *testing.T) {
 	quiet := func(c *Config, _ *[]Duty) { c.CommitTimeout = time.Minute } // heartbeats alone
 	wires := newNetwork()
