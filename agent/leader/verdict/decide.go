@@ -54,7 +54,7 @@ func (m *Machine) connect(now time.Time) {
 // look decides on one node and returns when to look again; zero: only when
 // there is news of it.
 func (m *Machine) look(now time.Time, n *node) time.Time {
-	if n.name == m.self || m.size() < 2 {
+	if n.name == m.self || m.size() < 2 && n.state != Lost { // who is alone judges nobody, but welcomes who returns
 		return time.Time{}
 	}
 	var again time.Time

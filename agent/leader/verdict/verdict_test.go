@@ -306,8 +306,20 @@ func TestVerdicts(t *testing.T) {
 			[]string{"suspect n2", "verify n2 by 0", "lost n2"},
 		},
 		"one node alone judges nobody": {
-			func(t *testing.T) *script { return settled(t, "n1", "n2=lost").report("n2", "n1").wait(10 * second) },
+			func(t *testing.T) *script {
+				s := settled(t, "n1", "n2=lost").do(StreamClosed{Node: "n2"})
+				s.log = nil
+				return s.report("n2", "n1").wait(10 * second)
+			},
 			nil,
+		},
+		"whoever is alone welcomes the other one back": {
+			func(t *testing.T) *script {
+				s := settled(t, "n1", "n2=lost").do(StreamOpen{Node: "n2", Epoch: 2}).answer("n2", Alive, 0, Unknown)
+				s.members("n1", "n2")
+				return s.wait(20 * second)
+			},
+			[]string{"verify n2 by 0", "back n2"},
 		},
 		"whoever slept begins again": {
 			func(t *testing.T) *script {
