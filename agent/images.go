@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -221,6 +222,7 @@ func (i *images) Import(ctx context.Context, r io.Reader) ([]api.Imported, error
 		out = append(out, api.Imported{Reference: img.Reference, Digest: img.Digest, MediaType: img.MediaType, Size: img.Size})
 	}
 	i.touched()
+	debug.FreeOSMemory() // decompressing took much, once
 	return out, nil
 }
 
