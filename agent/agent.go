@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/google/uuid"
@@ -159,6 +160,7 @@ func (a *Agent) meet() error {
 		DialPacket: func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "udp", addr.String())
 		},
+		Knock:  knock,
 		Keys:   a.id.GossipKeys(),
 		Meta:   func() gossip.Meta { return gossip.Meta{Format: formatVersion, Epoch: epoch, Load: a.sampler.load()} },
 		Known:  a.knows,
@@ -173,6 +175,16 @@ func (a *Agent) meet() error {
 		return fmt.Errorf("open gossip: %w", err)
 	}
 	return nil
+}
+
+// knock tells whether the kernel of a machine takes or refuses a connection.
+func knock(ctx context.Context, addr netip.AddrPort) bool {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr.String())
+	if err == nil {
+		_ = conn.Close() // it was only a question
+		return true
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // commitTimeout is how late the other voters may learn of the last commit while

@@ -43,6 +43,10 @@ type Config struct {
 	// DialPacket opens a connected UDP socket. The kernel must report refusals
 	// of the other end (ECONNREFUSED) on it.
 	DialPacket func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
+	// Knock tells whether the kernel at an address takes or refuses a
+	// connection: then its machine is there. It ends with ctx. It may be nil
+	// where every datagram to a closed port is refused.
+	Knock func(ctx context.Context, addr netip.AddrPort) bool
 	// Keys are the gossip keys, 16, 24 or 32 bytes each. The first one seals.
 	Keys [][]byte
 
@@ -148,7 +152,7 @@ func New(cfg Config) (*Gossip, error) {
 	}
 	g := &Gossip{
 		cfg: cfg, log: cfg.Logger.With("component", "gossip"), seal: s, keyring: keyring,
-		prober:  &prober{seal: s, dial: cfg.DialPacket, known: cfg.Known},
+		prober:  &prober{seal: s, dial: cfg.DialPacket, knock: cfg.Knock, known: cfg.Known},
 		answers: newBucket(500), checks: newBucket(200),
 		ready: make(chan struct{}), done: make(chan struct{}),
 		poke: make(chan struct{}, 1), tend: make(chan struct{}, 1),

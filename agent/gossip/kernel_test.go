@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"runtime"
@@ -69,6 +70,8 @@ func probeInNamespace(t *testing.T) {
 	defer func() { _ = socket.Close() }()
 	check("an agent that is stopped", there, AgentGone)
 
+	checkKnocks(t, p.seal, there)
+
 	answered := make(chan struct{})
 	go func() {
 		defer close(answered)
@@ -93,5 +96,35 @@ func answerPings(socket *net.UDPConn, s *seal) {
 		if m, err := parsePing(body[1:]); err == nil {
 			_, _ = socket.WriteToUDPAddrPort(s.close(nil, appendPong(nil, pong{challenge: m.challenge})), from)
 		}
+	}
+}
+
+// checkKnocks probes where datagrams vanish, as they do once a kernel has refused
+// as many as it is willing to.
+func checkKnocks(t *testing.T, s *seal, there netip.AddrPort) {
+	knocked := make(chan error, 1)
+	p := &prober{
+		seal: s, known: everybody,
+		dial: func(_ context.Context, a netip.AddrPort) (net.Conn, error) {
+			if a != there {
+				return nil, errors.New("closed ports do not answer")
+			}
+			return net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(a))
+		},
+		knock: func(ctx context.Context, a netip.AddrPort) bool {
+			conn, err := new(net.Dialer).DialContext(ctx, "tcp", a.String())
+			if err == nil {
+				_ = conn.Close()
+			}
+			knocked <- err
+			return errors.Is(err, syscall.ECONNREFUSED)
+		},
+	}
+	if got := p.probe(t.Context(), "n2", there, probeWindow).Outcome; got != AgentGone {
+		t.Errorf("a machine that refuses connections alone (%v): %v, want %v", <-knocked, got, AgentGone)
+	}
+	p.knock = func(ctx context.Context, _ netip.AddrPort) bool { <-ctx.Done(); return false }
+	if got := p.probe(t.Context(), "n2", there, probeWindow).Outcome; got != Silent {
+		t.Errorf("a machine that answers nothing: %v, want %v", got, Silent)
 	}
 }

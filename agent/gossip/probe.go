@@ -67,6 +67,7 @@ func (g *Gossip) Probe(ctx context.Context, name string, addr netip.AddrPort) Re
 type prober struct {
 	seal  *seal
 	dial  func(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
+	knock func(ctx context.Context, addr netip.AddrPort) bool // nil: datagrams alone tell
 	known func(name string) bool
 }
 
@@ -86,22 +87,42 @@ func (p *prober) probe(ctx context.Context, name string, addr netip.AddrPort, wi
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Now()) })
 	defer stop()
 	challenge := rand.Uint64() // unguessable enough: the pong is sealed
+	there := false
 	for range probeTries {
 		start := time.Now()
-		for _, until := range []time.Duration{window / 2, window} {
-			r := p.ask(ctx, conn, name, challenge, start.Add(until))
-			if r.Outcome != Silent {
-				return r
-			}
+		if r := p.ask(ctx, conn, name, challenge, start.Add(window/2)); r.Outcome != Silent {
+			return r
+		}
+		answer := p.knocking(ctx, addr, start.Add(window))
+		r := p.ask(ctx, conn, name, challenge, start.Add(window))
+		if there = <-answer || there; r.Outcome != Silent {
+			return r
 		}
 		if time.Since(start) < window+probeLate {
 			break
 		}
 	}
-	if c, ok := conn.(*askedConn); ok && c.machineAnswers() {
+	if c, ok := conn.(*askedConn); ok && c.machineAnswers() || there {
 		return Result{Outcome: AgentGone}
 	}
 	return Result{Outcome: Silent}
+}
+
+// knocking asks the machine until a time whether it is there by a way other than
+// datagrams. A kernel refuses only so many datagrams, after that one a second,
+// and the beats of its observers use these up; it refuses every connection.
+func (p *prober) knocking(ctx context.Context, addr netip.AddrPort, until time.Time) <-chan bool {
+	answer := make(chan bool, 1)
+	if p.knock == nil {
+		answer <- false
+		return answer
+	}
+	go func() {
+		ctx, cancel := context.WithDeadline(ctx, until)
+		defer cancel()
+		answer <- p.knock(ctx, addr)
+	}()
+	return answer
 }
 
 // ask sends one ping and waits for the answer until a time.
