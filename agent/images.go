@@ -160,6 +160,9 @@ type blobReader struct {
 func (b *blobReader) Read(p []byte) (int, error) {
 	for len(b.rest) == 0 {
 		msg, err := b.receive()
+		if errors.Is(err, io.EOF) {
+			return 0, io.EOF // readers know the bare one only
+		}
 		if err != nil {
 			return 0, err
 		}

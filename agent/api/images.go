@@ -114,6 +114,9 @@ type chunks struct {
 func (c *chunks) Read(b []byte) (int, error) {
 	for len(c.rest) == 0 {
 		msg, err := c.stream.Receive()
+		if errors.Is(err, io.EOF) {
+			return 0, io.EOF // readers know the bare one only
+		}
 		if err != nil {
 			return 0, err
 		}
