@@ -48,6 +48,13 @@ func Check(cfg Config) error {
 	return nil
 }
 
+// Joined tells whether this machine is in a cluster already, and so needs to be
+// told nothing to resume.
+func Joined(cfg Config) bool {
+	_, err := identity.Load(identityDir(cfg))
+	return err == nil
+}
+
 func identityDir(cfg Config) string { return filepath.Join(cfg.DataDir, "identity") }
 
 // identify finds out who this node is: what it was, the first node of a new

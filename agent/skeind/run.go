@@ -178,7 +178,9 @@ func config(c *cli.Context) (agent.Config, error) {
 		}
 		cfg.Labels[k] = v
 	}
-	cfg.Token, err = token(c)
+	if cfg.Token, err = token(c); err != nil && agent.Joined(cfg) {
+		err = nil // a token is for joining, and who has joined may remove it
+	}
 	return cfg, err
 }
 
