@@ -8,7 +8,7 @@ import (
 // A breaker holds verdicts back when many nodes become suspect at once, which
 // is more often our own link than their end.
 type breaker struct {
-	begun []time.Time // of the suspicions in the window
+	begun []begun // the suspicions in the window, the last one of each node
 	on    bool
 	until time.Time // verdicts wait at least so long
 	size  int       // of a batch
@@ -16,11 +16,18 @@ type breaker struct {
 	lost  int       // in it
 }
 
-// suspectAnother counts a suspicion that begins, and trips the breaker.
+// begun is when a node became suspect.
+type begun struct {
+	node string
+	at   time.Time
+}
+
+// suspectAnother counts a node that becomes suspect, and trips the breaker. One
+// that does so again and again is still one.
 func (m *Machine) suspectAnother(now time.Time, n *node) {
 	b := &m.breaker
-	b.begun = slices.DeleteFunc(b.begun, func(t time.Time) bool { return now.Sub(t) > m.rules.Burst })
-	b.begun = append(b.begun, now)
+	b.begun = slices.DeleteFunc(b.begun, func(s begun) bool { return now.Sub(s.at) > m.rules.Burst || s.node == n.name })
+	b.begun = append(b.begun, begun{n.name, now})
 	size := m.size()
 	most := max(burstLeast, (size*burstPercent+99)/100)
 	if b.on || len(b.begun) <= most {
@@ -58,7 +65,7 @@ func (b *breaker) rest(idle bool, now time.Time) {
 
 func (b *breaker) shift(late time.Duration) {
 	for i := range b.begun {
-		b.begun[i] = b.begun[i].Add(late)
+		b.begun[i].at = b.begun[i].at.Add(late)
 	}
 	for _, t := range []*time.Time{&b.until, &b.batch} {
 		if !t.IsZero() {
