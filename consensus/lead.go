@@ -250,7 +250,9 @@ func (n *Node) updateLeader(r *raft.Raft) {
 	name := ""
 	if r != nil {
 		_, id := r.LeaderWithID()
-		name = string(id)
+		if name = string(id); name != "" {
+			n.heard.CompareAndSwap(0, r.CurrentTerm())
+		}
 	}
 	if n.IsLeader() {
 		name = n.cfg.Name

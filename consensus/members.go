@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -305,14 +306,34 @@ func (n *Node) refuseCalls() {
 	n.calls.Wait()
 }
 
-// CaughtUp reports whether Store holds all that was known to be committed when
-// a leader was last heard. It is false from Run until then: a log that was read
+// CaughtUp reports whether Store holds all that was committed before this node
+// first heard a leader since Run. It is false until then: a log that was read
 // back from disk says nothing of what in it was agreed on, so the store of a
-// node that has just started is empty or old, and absence means nothing.
+// node that has just started is empty or old, and absence means nothing. To hear
+// a leader is not enough, as heartbeats do not tell either: an entry of a leader's
+// own term that is committed has everything of earlier terms before it.
 func (n *Node) CaughtUp() bool {
-	r := n.raft.Load()
-	if r == nil || n.LastContact().IsZero() {
+	r, heard := n.raft.Load(), n.heard.Load()
+	if r == nil || heard == 0 {
 		return false
 	}
-	return n.IsLeader() || r.AppliedIndex() >= r.CommitIndex()
+	if n.IsLeader() {
+		return true
+	}
+	commit := r.CommitIndex()
+	return commit > 0 && r.AppliedIndex() >= commit && n.termAt(r, commit) >= heard
+}
+
+// termAt returns the term of an entry that is committed, 0 if it is not known.
+func (n *Node) termAt(r *raft.Raft, index uint64) uint64 {
+	var log raft.Log
+	if err := n.logs.LogStore.GetLog(index, &log); err == nil {
+		return log.Term
+	}
+	stats := r.Stats() // a snapshot took its place
+	if last, err := strconv.ParseUint(stats["last_snapshot_index"], 10, 64); err != nil || last < index {
+		return 0
+	}
+	term, _ := strconv.ParseUint(stats["last_snapshot_term"], 10, 64)
+	return term
 }

@@ -126,7 +126,8 @@ type Node struct {
 	raft   atomic.Pointer[raft.Raft] // nil before Run and after
 	reign  atomic.Pointer[reign]     // nil while another leads
 	leader leaderCell
-	reigns chan *reign // begun reigns, latest only
+	heard  atomic.Uint64 // the term in which a leader was first heard, 0 before
+	reigns chan *reign   // begun reigns, latest only
 
 	calls   sync.WaitGroup // into raft that have not been answered
 	callsMu sync.Mutex

@@ -394,3 +394,53 @@ func TestAnIdleClusterWritesNothing(t *testing.T) {
 		}
 	})
 }
+
+// A node that has started again holds nothing yet, and a heartbeat does not tell
+// it what was agreed on.
+func TestAHeartbeatDoesNotMakeAnEmptyStoreCaughtUp(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *cluster) {
+		n1, n2, n3 := c.three()
+		index := c.commit(n1, put("a", "1", -1))
+		c.everywhere(index, n2, n3)
+		if !n1.CaughtUp() {
+			t.Error("the leader has not caught up with itself")
+		}
+		c.within(time.Second, "a follower has caught up", n3.CaughtUp)
+		epoch := n3.Store().Epoch()
+		n3.stop()
+		<-n3.ended
+		term := n1.raft.Load().CurrentTerm()
+		for _, n := range []*testNode{n1, n2} {
+			n.stop()
+			<-n.ended
+		}
+		n3 = c.start("n3", n3.disk)
+		c.cut(n3)
+		_, other := raft.NewInmemTransport("n1")
+		other.Connect("n3", n3.net)
+		beat := &raft.AppendEntriesRequest{
+			RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte("n1"), Addr: []byte("n1")}, Term: term,
+		}
+		if err := other.AppendEntries("n3", "n3", beat, &raft.AppendEntriesResponse{}); err != nil {
+			t.Fatal(err)
+		}
+		c.within(time.Second, "the leader is heard", func() bool { return n3.Leader() == "n1" })
+		if n3.CaughtUp() {
+			t.Error("a heartbeat alone: caught up with an empty store")
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		for b, err := range n3.Store().Follow(ctx, index, epoch, []state.Selector{{Kind: "Pod"}}) {
+			if err == nil {
+				t.Errorf("an empty store tells a follower of index %d: %+v", index, b)
+			}
+		}
+		c.start("n1", n1.disk)
+		c.start("n2", n2.disk)
+		c.everywhere(index, n3)
+		c.within(5*time.Second, "it has caught up", n3.CaughtUp)
+		if got := body(n3.Store(), "a"); got != "1" {
+			t.Errorf("a is %q, want 1", got)
+		}
+	})
+}

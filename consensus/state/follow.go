@@ -25,8 +25,9 @@ type Batch struct {
 // another one or when the ring no longer reaches back; then every change. Changes
 // of one object that come faster than they are consumed are told as one. The
 // first step comes at once, even if it is empty, so that a follower knows that it
-// is up to date; later ones may be empty too. If since is ahead of this store,
-// the stream begins when the store has caught up.
+// is up to date; later ones may be empty too. If since is ahead of this store, or
+// the store has no epoch yet and the follower has one, the stream begins when the
+// store has caught up.
 //
 // The stream ends with an error, the cause of ctx, once ctx ends.
 func (s *Store) Follow(ctx context.Context, since uint64, epoch string, selectors []Selector) iter.Seq2[Batch, error] {
@@ -80,16 +81,21 @@ func (f *stream) resume(ctx context.Context, since uint64, epoch string) error {
 	for {
 		s.mu.RLock()
 		index := s.index
+		blank := s.epoch == "" && epoch != "" && since > 0 // it has yet to learn what it was
 		f.life = s.life
 		f.at = 0
 		if since > 0 && epoch == s.epoch && since >= s.ring.floor {
 			f.at = s.ring.after(since)
 		}
 		s.mu.RUnlock()
-		if f.at == 0 || since <= index {
+		until := since
+		switch {
+		case blank:
+			until = index + 1
+		case f.at == 0 || since <= index:
 			return nil
 		}
-		if err := s.await(ctx, since); err != nil {
+		if err := s.await(ctx, until); err != nil {
 			return err
 		}
 	}
