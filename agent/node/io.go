@@ -162,7 +162,7 @@ func (w *worker) report(pod *corev1.Pod, have []container.Status) {
 		v.notes[name] = cmp.Or(w.pullNote(name), w.notes[name])
 		v.health[name] = health{started: true, ready: true}
 		if p := w.probes[name]; p != nil {
-			v.health[name], _ = p.state()
+			v.health[name] = p.state()
 		}
 	}
 	w.node.reports.pod(pod, podStatus(v))

@@ -265,9 +265,24 @@ func TestReadinessFollowsTheProbe(t *testing.T) {
 		if ready() {
 			t.Fatal("ready before its probe has succeeded")
 		}
+		why := func() string {
+			for _, c := range w.get("a").Status.Conditions {
+				if c.Type == corev1.PodReady {
+					return c.Message
+				}
+			}
+			return ""
+		}
+		pass(10 * time.Second)
+		if want := "503 Service Unavailable: warming up"; !strings.Contains(why(), want) {
+			t.Errorf("it is not ready because %q, want %q in it", why(), want)
+		}
 		<-healthy
 		healthy <- true
 		pass(11 * time.Second)
+		if why() != "" {
+			t.Errorf("it is ready, and still said not to be because %q", why())
+		}
 		if !ready() {
 			t.Fatal("not ready although its probe succeeds")
 		}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"sync"
@@ -29,10 +30,10 @@ func (p *prober) unhealthy() bool {
 	return p.dead
 }
 
-func (p *prober) state() (h health, transcript string) {
+func (p *prober) state() health {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.health, p.last
+	return p.health
 }
 
 // syncProbes gives each running container the prober that its probes ask for,
@@ -108,15 +109,19 @@ func (w *worker) probe(ctx context.Context, p *prober, t target, since time.Time
 			w.giveUp(p, t, "startup")
 			return
 		}
-		p.set(func(h *health) { h.started, h.ready = true, t.container.ReadinessProbe == nil })
+		p.set(func(h *health) { *h = health{started: true, ready: t.container.ReadinessProbe == nil} })
 		w.wake()
 	}
 	var both sync.WaitGroup
 	if r := t.container.ReadinessProbe; r != nil {
 		both.Go(func() {
 			w.rounds(ctx, p, t, r, since, func(ok bool) bool {
-				if p.set(func(h *health) { h.ready = ok }) {
-					w.tellReadiness(p, t, ok)
+				if ok {
+					if p.set(func(h *health) { h.ready, h.why = true, "" }) {
+						w.wake()
+					}
+				} else if p.set(func(h *health) { h.ready, h.why, h.told = false, cmp.Or(h.why, p.last), true }) {
+					w.tellUnready(p, t)
 				}
 				return false
 			})
@@ -142,12 +147,19 @@ func (p *prober) set(f func(*health)) bool {
 	return p.health != before
 }
 
-func (w *worker) tellReadiness(p *prober, t target, ok bool) {
-	if !ok {
-		_, why := p.state()
-		w.event(t.pod, corev1.EventTypeWarning, "Unhealthy", "container "+t.container.Name+" is not ready: "+why)
-	}
+func (w *worker) tellUnready(p *prober, t target) {
+	w.event(t.pod, corev1.EventTypeWarning, "Unhealthy", "container "+t.container.Name+" is not ready: "+p.state().why)
 	w.wake()
+}
+
+// explain keeps the first failure of a container that is not ready, for its
+// status, and tells whether this is it.
+func (p *prober) explain() bool {
+	return p.set(func(h *health) {
+		if !h.ready {
+			h.why = cmp.Or(h.why, p.last)
+		}
+	})
 }
 
 func (w *worker) giveUp(p *prober, t target, which string) {
@@ -187,6 +199,9 @@ func (w *worker) rounds(ctx context.Context, p *prober, t target, probe *corev1.
 		wait := count.add(err == nil, time.Now())
 		if count.good >= max(1, probe.SuccessThreshold) && tell(true) {
 			return true
+		}
+		if count.bad >= min(2, max(1, probe.FailureThreshold)) && p.explain() { // the first may only have come too early
+			w.wake()
 		}
 		if count.bad >= max(1, probe.FailureThreshold) && (tell(false) || fatal) {
 			return false

@@ -21,7 +21,12 @@ type view struct {
 }
 
 // health is what probes say of a running container. Without probes both hold.
-type health struct{ started, ready bool }
+type health struct {
+	started, ready bool
+
+	why  string // transcript of the failure that explains why not, "" if none is known
+	told bool   // as an event
+}
 
 // podStatus computes the whole status of a Pod from what was seen. Times of
 // conditions and of the start are kept from the old status where nothing changed.
@@ -47,7 +52,7 @@ func podStatus(v view) corev1.PodStatus {
 		out.ContainerStatuses = append(out.ContainerStatuses, containerStatus(v, &v.pod.Spec.Containers[i]))
 	}
 	out.Phase = phase(v.pod.Spec.RestartPolicy, out.ContainerStatuses)
-	setConditions(&out, old, v.now)
+	setConditions(&out, v)
 	return out
 }
 
@@ -145,7 +150,8 @@ func phase(policy corev1.RestartPolicy, list []corev1.ContainerStatus) corev1.Po
 	}
 }
 
-func setConditions(out *corev1.PodStatus, old corev1.PodStatus, now time.Time) {
+func setConditions(out *corev1.PodStatus, v view) {
+	old, now := v.pod.Status, v.now
 	var unready []string
 	for _, s := range out.ContainerStatuses {
 		if !s.Ready {
@@ -157,7 +163,7 @@ func setConditions(out *corev1.PodStatus, old corev1.PodStatus, now time.Time) {
 	case out.Phase == corev1.PodSucceeded:
 		ready = corev1.PodCondition{Status: corev1.ConditionFalse, Reason: "PodCompleted"}
 	case len(unready) > 0:
-		ready = corev1.PodCondition{Status: corev1.ConditionFalse, Reason: "ContainersNotReady", Message: notReady(out, unready)}
+		ready = corev1.PodCondition{Status: corev1.ConditionFalse, Reason: "ContainersNotReady", Message: notReady(out, unready, v.health)}
 	}
 	for _, t := range []corev1.PodConditionType{corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady} {
 		c := ready
@@ -189,7 +195,13 @@ func conditionOrder(t corev1.PodConditionType) int {
 }
 
 // notReady says in one line what the Pod waits for.
-func notReady(out *corev1.PodStatus, unready []string) string {
+func notReady(out *corev1.PodStatus, unready []string, health map[string]health) string {
+	because := func(name, text string) string {
+		if why := health[name].why; why != "" {
+			return text + ": " + why
+		}
+		return text
+	}
 	for _, s := range out.ContainerStatuses {
 		if w := s.State.Waiting; w != nil {
 			if w.Message == "" {
@@ -200,10 +212,10 @@ func notReady(out *corev1.PodStatus, unready []string) string {
 	}
 	for _, s := range out.ContainerStatuses {
 		if s.Started != nil && !*s.Started && s.State.Running != nil {
-			return "container " + s.Name + " runs, but its startup probe has not succeeded yet"
+			return because(s.Name, "container "+s.Name+" runs, but its startup probe has not succeeded yet")
 		}
 	}
-	return "container " + unready[0] + " is not ready"
+	return because(unready[0], "container "+unready[0]+" is not ready")
 }
 
 func qos(pod *corev1.Pod) corev1.PodQOSClass {
