@@ -29,7 +29,7 @@ func runFlags() []cli.Flag {
 		&cli.StringSliceFlag{Name: "join", Usage: "`ADDRESS` of a machine of the cluster to join", EnvVars: env("JOIN")},
 		&cli.StringFlag{Name: "token", Usage: "the `TOKEN` to join with", EnvVars: env("TOKEN")},
 		&cli.StringFlag{Name: "token-file", Usage: "a `FILE` with the token to join with", EnvVars: env("TOKEN_FILE")},
-		&cli.StringFlag{Name: "config", Usage: "a YAML `FILE` with these same settings", EnvVars: env("CONFIG")},
+		&cli.StringFlag{Name: "config", Usage: "a YAML `FILE` with these same settings", EnvVars: env("AGENT_CONFIG")}, // SKEIN_CONFIG is that of skein
 		&cli.StringFlag{Name: "data-dir", Usage: "where state is kept", Value: "/var/lib/skein", EnvVars: env("DATA_DIR")},
 		&cli.StringFlag{Name: "listen", Usage: "`ADDRESS` to listen on, TCP and UDP", Value: "0.0.0.0:7373", EnvVars: env("LISTEN")},
 		&cli.StringFlag{Name: "advertise", Usage: "`ADDRESS` by which other machines reach this one", EnvVars: env("ADVERTISE")},
