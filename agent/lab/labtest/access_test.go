@@ -99,8 +99,8 @@ func TestAPersonMayDoWhatTheirTokenSays(t *testing.T) {
 func TestAWrongManifestChangesNothing(t *testing.T) {
 	l := raise(t, 1)
 	got := l.tryApply(onePod("good", "Always", "sleep") + strings.Replace(onePod("bad", "Always", "sleep"), "restartPolicy:", "restartPolice:", 1))
-	if got.code != 2 || !strings.Contains(got.err, "restartPolice") || !strings.Contains(got.err, "restartPolicy") || !strings.Contains(got.err, "15") {
-		t.Errorf("exit code %d, want 2, the line 15, the field and the nearest one\n%s", got.code, got.err)
+	if got.code != 2 || !strings.Contains(got.err, "restartPolice") || !strings.Contains(got.err, "restartPolicy") || !strings.Contains(got.err, "stdin:16:") {
+		t.Errorf("exit code %d, want 2, the line 16, the field and the nearest one\n%s", got.code, got.err)
 	}
 	if n := len(l.pods("")); n != 0 {
 		t.Errorf("there are %d Pods, want none", n)

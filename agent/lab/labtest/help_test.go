@@ -363,3 +363,17 @@ func contains(l *lab, what, text string, words ...string) {
 		}
 	}
 }
+
+// awaitEvents waits until the events have some words in them.
+func (l *lab) awaitEvents(words ...string) {
+	l.Helper()
+	l.await(comeback, "the events tell", func() string {
+		text := l.skein("events")
+		for _, w := range words {
+			if !strings.Contains(text, w) {
+				return fmt.Sprintf("%q in\n%s", w, text)
+			}
+		}
+		return ""
+	})
+}

@@ -125,7 +125,7 @@ func TestLogsOfAllReplicasComeTogether(t *testing.T) {
 	lines := bufio.NewScanner(out)
 	pods := l.pods("app=web")
 	seen := map[string]bool{}
-	for lines.Scan() && len(seen) < 3 {
+	for len(seen) < 3 && lines.Scan() {
 		if strings.Contains(lines.Text(), "listens on") {
 			seen[lines.Text()] = true
 		}

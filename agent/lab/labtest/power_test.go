@@ -57,7 +57,7 @@ func TestThePodsOfAFollowerWithoutPowerRunElsewhere(t *testing.T) {
 	l.awaitNode(time.Second, victim, "Unknown NodeLost")
 	text := l.skein("describe", "node", victim)
 	contains(l, "describe node", text, "NodeLost", "missed its beats", "verified", leader)
-	contains(l, "events", l.skein("events"), "NodeLost", "Replaced", "node/"+victim)
+	l.awaitEvents("NodeLost", "Replaced", "node/"+victim)
 	after := map[string]string{}
 	for _, p := range l.pods("app=web") {
 		after[p.Name] = p.Spec.NodeName

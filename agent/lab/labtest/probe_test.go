@@ -68,7 +68,7 @@ func TestReadinessFollowsItsProbe(t *testing.T) {
 	pod := l.only("http")
 	l.fetch(pod, "/fail?for=2")
 	l.awaitReady(4*time.Second, pod, false)
-	contains(l, "events", l.skein("events"), "Unhealthy", "500")
+	l.awaitEvents("Unhealthy", "500 Internal Server Error: not well")
 	took := l.awaitReady(6*time.Second, pod, true)
 	t.Logf("it was ready again %.2f s later", took.Seconds())
 	if s := first(l.pod(pod)); s.RestartCount != 0 {
@@ -98,7 +98,7 @@ func TestAFailedLivenessProbeRestartsAndASlowStartIsWaitedFor(t *testing.T) {
 		}
 		return ""
 	})
-	contains(l, "events", l.skein("events"), "startup probe", "liveness probe")
+	l.awaitEvents("startup probe", "liveness probe")
 }
 
 func TestGRPCHealthDecidesReadiness(t *testing.T) {
@@ -111,12 +111,7 @@ func TestGRPCHealthDecidesReadiness(t *testing.T) {
 	l.apply(manifest("serving", "1"), "--timeout", "10s")
 	l.apply(manifest("resting", "2"), "--no-wait")
 	contains(l, "logs", l.skein("logs", l.only("serving")), "/grpc.health.v1.Health/Check", "web")
-	l.await(10*time.Second, "the transcript is told", func() string {
-		if text := l.skein("events"); !strings.Contains(text, "health status 2") {
-			return text
-		}
-		return ""
-	})
+	l.awaitEvents("health status 2")
 	if isReady(l.pod(l.only("resting"))) {
 		t.Error("a server that says it does not serve is ready")
 	}
