@@ -117,6 +117,7 @@ func (w *world) Report(_ context.Context, req *skeinv1.ReportRequest) error {
 		if err != nil {
 			return err
 		}
+		pod.Status = corev1.PodStatus{} // not into the old one, of which something would stay
 		if err := json.Unmarshal(p.GetStatus(), &pod.Status); err != nil {
 			return err
 		}
