@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"connectrpc.com/connect/v2"
 	"github.com/google/uuid"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -150,8 +151,11 @@ func (a *Agent) join(ctx context.Context, dir string) error {
 		ask, cancel := context.WithTimeout(ctx, joinPatience)
 		res, err := identity.Join(ask, addr, a.cfg.Token, key, a.cfg.Name, a.cfg.Advertise.String(), identity.TCPDialer())
 		cancel()
+		if refused := turnedAway(err); refused != nil {
+			return refused // as anybody else would say
+		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("join by %s: %w", addr, err))
+			errs = append(errs, err)
 			continue
 		}
 		material, err := identity.FromJoin(a.cfg.Name, key, res)
@@ -162,6 +166,19 @@ func (a *Agent) join(ctx context.Context, dir string) error {
 		return err
 	}
 	return errors.Join(errs...)
+}
+
+// turnedAway is what is wrong with the token, nil where that is not the trouble.
+func turnedAway(err error) error {
+	var expired *identity.ExpiredError
+	if errors.Is(err, identity.ErrTokenMalformed) || errors.Is(err, identity.ErrTokenKind) || errors.As(err, &expired) {
+		return fmt.Errorf("join: %w", err)
+	}
+	var refused *connect.Error
+	if errors.As(err, &refused) && refused.Code() == connect.CodePermissionDenied {
+		return fmt.Errorf("join: %s", refused.Message())
+	}
+	return nil
 }
 
 // seed puts into the log of a new cluster what every cluster begins with. It is
