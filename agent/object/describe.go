@@ -143,11 +143,16 @@ type condition struct {
 	since                         metav1.Time
 }
 
+// inOrder is how the conditions of a Pod follow each other within a second.
+var inOrder = []string{string(corev1.PodScheduled), string(corev1.PodInitialized), string(corev1.ContainersReady), string(corev1.PodReady)}
+
 func (d *description) conditions(list []condition) {
 	if len(list) == 0 {
 		return
 	}
-	slices.SortStableFunc(list, func(a, b condition) int { return cmp.Compare(a.since.Unix(), b.since.Unix()) })
+	slices.SortStableFunc(list, func(a, b condition) int {
+		return cmp.Or(cmp.Compare(a.since.Unix(), b.since.Unix()), cmp.Compare(slices.Index(inOrder, a.name), slices.Index(inOrder, b.name)))
+	})
 	d.title("Conditions, as they came about")
 	table := [][]string{{"SINCE", "TYPE", "STATUS", "REASON", "MESSAGE"}}
 	for _, c := range list {

@@ -182,8 +182,8 @@ func (d *description) node(n *corev1.Node) error {
 	for _, a := range n.Status.Addresses {
 		d.put(string(a.Type), a.Address)
 	}
-	d.put("Capacity", amounts(n.Status.Capacity))
-	d.put("For Pods", amounts(n.Status.Allocatable))
+	d.put("Capacity", nodeAmounts(n.Status.Capacity))
+	d.put("For Pods", nodeAmounts(n.Status.Allocatable))
 	sum := corev1.ResourceList{}
 	for _, row := range d.with.Pods {
 		p, err := Decode[corev1.Pod](row)

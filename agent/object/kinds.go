@@ -149,6 +149,34 @@ func Nearest(word string) string {
 	return ""
 }
 
+// otherWords are short names of kinds that Kubernetes has and we have not.
+var otherWords = map[string]string{
+	"svc": "Service", "ds": "DaemonSet", "sts": "StatefulSet", "cm": "ConfigMap", "pvc": "PersistentVolumeClaim",
+	"pv": "PersistentVolume", "hpa": "HorizontalPodAutoscaler", "ing": "Ingress", "ingresses": "Ingress", "cj": "CronJob",
+	"rs": "ReplicaSet", "rc": "ReplicationController", "pdb": "PodDisruptionBudget", "sa": "ServiceAccount",
+	"netpol": "NetworkPolicy", "networkpolicies": "NetworkPolicy", "sc": "StorageClass", "storageclasses": "StorageClass",
+	"crd": "CustomResourceDefinition", "quota": "ResourceQuota", "limits": "LimitRange",
+}
+
+// Unsupported tells why there are no objects of the kind of Kubernetes that a
+// word means, and what to do instead. It is false of any other word.
+func Unsupported(word string) (msg, hint string, ok bool) {
+	word, _, _ = strings.Cut(strings.ToLower(word), ".")
+	for _, known := range []map[string]string{laterKinds, neverKinds} {
+		for name := range known {
+			if lower := strings.ToLower(name); word == lower || word == lower+"s" || otherWords[word] == name {
+				msg, hint = refusedKind(name)
+				return msg, hint, true
+			}
+		}
+	}
+	return "", "", false
+}
+
+// NearestName returns the name that was probably meant by a mistyped one, or
+// nothing when none is close.
+func NearestName(typed string, names []string) string { return nearest(typed, names) }
+
 // nearest returns the candidate that fewest edits turn word into, of equals the
 // one that begins most like it, or nothing if more than a third of its letters
 // would have to change.

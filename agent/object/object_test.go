@@ -374,3 +374,20 @@ func benchPod(b *testing.B) *state.Row {
 	pod.Spec.NodeName = "n1"
 	return rowOf(b, pod, 12)
 }
+
+func TestUnsupportedKindsAreToldByAnyWord(t *testing.T) {
+	for word, want := range map[string]string{
+		"svc": "Service", "services": "Service", "service": "Service", "cm": "ConfigMap", "hpa": "HorizontalPodAutoscaler",
+		"statefulsets.apps": "StatefulSet", "ing": "Ingress", "networkpolicies": "NetworkPolicy",
+	} {
+		msg, hint, ok := Unsupported(word)
+		if !ok || !strings.Contains(msg, "the kind "+want+" is") || hint == "" {
+			t.Errorf("%s: %q, hint %q, %v; want %s", word, msg, hint, ok, want)
+		}
+	}
+	for _, word := range []string{"", "pods", "deploy", "foo", "s"} {
+		if msg, _, ok := Unsupported(word); ok {
+			t.Errorf("%q is told as %q", word, msg)
+		}
+	}
+}

@@ -22,7 +22,8 @@ func MatchLabels(selector string) (func(labels map[string]string) bool, error) {
 	}
 	sel, err := labels.Parse(selector)
 	if err != nil {
-		return nil, fmt.Errorf("label selector %q: %w", selector, err)
+		why := strings.TrimPrefix(err.Error(), "unable to parse requirement: ")
+		return nil, fmt.Errorf("label selector %q cannot be read: %s; write one like app=web,tier!=db", selector, why)
 	}
 	return func(set map[string]string) bool { return sel.Matches(labels.Set(set)) }, nil
 }

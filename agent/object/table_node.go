@@ -93,6 +93,15 @@ func memoryText(n int64) string {
 	return strings.TrimSuffix(strconv.FormatFloat(f, 'f', 1, 64), ".0") + units[unit:unit+1] + "i"
 }
 
+// nodeAmounts is what a machine has, its memory as people read it.
+func nodeAmounts(list corev1.ResourceList) string {
+	text := amounts(list)
+	if memory, ok := list[corev1.ResourceMemory]; ok {
+		text = strings.Replace(text, "memory "+memory.String(), "memory "+memoryText(memory.Value()), 1)
+	}
+	return text
+}
+
 var eventColumns = []column[corev1.Event]{
 	{name: columnLastSeen, cell: func(e *corev1.Event, _ *TableOptions) string { return stamp(lastSeen(e)) }},
 	{name: "TYPE", cell: func(e *corev1.Event, _ *TableOptions) string { return e.Type }},

@@ -173,13 +173,17 @@ func (p *problems) selector(sel *metav1.LabelSelector, template map[string]strin
 		p.hint(path, "write selector.matchLabels with the labels of the template", "is missing, or selects every Pod")
 		return
 	}
+	before := len(p.list)
 	p.labels(sel.MatchLabels, path+".matchLabels")
 	if _, given := sel.MatchLabels[LabelTemplateHash]; given {
 		p.add(keyed(path+".matchLabels", LabelTemplateHash), "is set by the Deployment: remove it")
 	}
 	match, err := metav1.LabelSelectorAsSelector(sel)
 	if err != nil {
-		p.add(path, "%v", err)
+		if len(sel.MatchExpressions) > 0 || len(p.list) == before { // else it is told already, of the label
+			why, _, _ := strings.Cut(err.Error(), " (e.g. ")
+			p.add(path, "%s", why)
+		}
 		return
 	}
 	if !match.Matches(labels.Set(template)) {
