@@ -2,11 +2,13 @@ package api
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect/v2"
+	"connectrpc.com/connect/v2/connectproto"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -325,5 +327,87 @@ func TestAReportKeepsTheSchedulersConditionAndTellsEvents(t *testing.T) {
 	}
 	if len(w.ears.events) != 1 || len(w.ears.heard) != 1 {
 		t.Errorf("%d events and %d reports were heard, want 1 and 1", len(w.ears.events), len(w.ears.heard))
+	}
+}
+
+func TestWhatIsNotThereIsToldWithTheNearest(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.apply(webManifest); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		ref  *skeinv1.ObjectRef
+		hint string
+	}{
+		"a typo":                 {&skeinv1.ObjectRef{Kind: "deploy", Name: "wbe"}, "did you mean web?"},
+		"another namespace":      {&skeinv1.ObjectRef{Kind: "deploy", Name: "web", Namespace: "shop"}, "there is one with -n default"},
+		"nothing like it":        {&skeinv1.ObjectRef{Kind: "deploy", Name: "zebra"}, `see what there is with "skein get deployment"`},
+		"nothing in a namespace": {&skeinv1.ObjectRef{Kind: "pod", Name: "zebra", Namespace: "shop"}, `see what there is with "skein get pod -n shop"`},
+		"a kind for later":       {&skeinv1.ObjectRef{Kind: "svc", Name: "web"}, "until then reach Pods with hostNetwork by their node's address"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := w.root.Describe(t.Context(), &skeinv1.DescribeRequest{Object: c.ref})
+			if got := hintOf(err); got != c.hint {
+				t.Errorf("%v: hint %q, want %q", err, got, c.hint)
+			}
+		})
+	}
+}
+
+func hintOf(err error) string {
+	var remote *connect.Error
+	if !errors.As(err, &remote) {
+		return ""
+	}
+	for _, detail := range remote.Details() {
+		message, err := connectproto.UnmarshalErrorDetail(detail)
+		if info, ok := message.(*skeinv1.ErrorInfo); err == nil && ok {
+			return info.GetHint()
+		}
+	}
+	return ""
+}
+
+func TestWithoutALeaderAnUnknownTokenIsNotCalledWrong(t *testing.T) {
+	w := newWorld(t)
+	other, err := identity.NewToken(true, time.Now().Add(time.Hour), w.ca.Certificate(), strings.NewReader(strings.Repeat("x", 4096)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.agreed.lead("")
+	_, err = w.client(w.server.People(), other.String()).Get(t.Context(), &skeinv1.GetRequest{Kind: "pods"})
+	refused(t, err, connect.CodeUnavailable, exitNoLeader)
+}
+
+func TestAnImageGoesByItsReference(t *testing.T) {
+	w := newWorld(t)
+	w.put(&object.Image{ObjectMeta: metav1.ObjectMeta{Name: object.ImageName("skein/demo:v1"), UID: "i"}, Spec: object.ImageSpec{Reference: "skein/demo:v1"}})
+	out, err := w.root.Get(t.Context(), &skeinv1.GetRequest{Kind: "img", Name: "skein/demo:v1"})
+	if err != nil || len(out.GetTable().GetRows()) != 1 {
+		t.Errorf("get: %v, %v", out, err)
+	}
+	if _, err := w.root.Describe(t.Context(), &skeinv1.DescribeRequest{Object: &skeinv1.ObjectRef{Kind: "image", Name: "skein/demo:v1"}}); err != nil {
+		t.Errorf("describe: %v", err)
+	}
+}
+
+func TestAwaitTellsNoNewsOfWhatWasReadyBefore(t *testing.T) {
+	w := newWorld(t)
+	w.put(&corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "p", Namespace: "default", UID: "u"},
+		Spec:       corev1.PodSpec{NodeName: "n1", Containers: []corev1.Container{{Name: "c", Image: "i"}}},
+		Status:     corev1.PodStatus{Phase: corev1.PodRunning, Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}},
+	})
+	last, lines := w.await(&skeinv1.AwaitRequest{Object: &skeinv1.ObjectRef{Kind: "pod", Name: "p"}})
+	if !last.GetDone() || last.GetSummary() != "Running" || strings.Join(lines, "") != "" {
+		t.Errorf("got %v after lines %q, want the summary alone", last, lines)
+	}
+}
+
+func TestDurationsAreSpelledShort(t *testing.T) {
+	for d, want := range map[time.Duration]string{2 * time.Minute: "2m", 4999 * time.Millisecond: "5s", time.Hour: "1h", 90 * time.Second: "1m30s"} {
+		if got := spell(d); got != want {
+			t.Errorf("%v is spelled %s, want %s", d, got, want)
+		}
 	}
 }

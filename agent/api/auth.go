@@ -40,9 +40,10 @@ func (r Role) String() string {
 
 // A Caller is whoever made a call.
 type Caller struct {
-	Name  string
-	Role  Role
-	Local bool // by the local socket of the node that took the call
+	Name     string
+	Role     Role
+	Local    bool // by the local socket of the node that took the call
+	Unjudged bool // this agent's copy cannot tell who it is, another's may
 }
 
 type callerKey struct{}
@@ -58,6 +59,9 @@ func need(ctx context.Context, role Role) error {
 	c := caller(ctx)
 	if c.Role >= role {
 		return nil
+	}
+	if c.Unjudged {
+		return refuse(connect.CodeUnavailable, exitNoLeader, hintNoLeader, "no leader, and this node cannot tell without one whose token this is; nothing was changed")
 	}
 	hint := "use a token of role " + role.String() + ": \"skein token create --role " + role.String() + "\" by an administrator makes one"
 	if c.Local {
@@ -96,16 +100,21 @@ func (s *Server) bearer(r *http.Request) (Caller, error) {
 }
 
 // holder checks a person's token against the store. An agent without a copy of
-// the tokens leaves the judgement to the one that it passes the call on to.
+// the tokens, or with one that may lack the newest, leaves the judgement to the
+// one that it passes the call on to.
 func (s *Server) holder(text string) (Caller, error) {
 	token, err := identity.ParseToken(text)
 	if err != nil {
 		return Caller{}, err
 	}
+	unjudged := Caller{Name: "token " + token.ID, Role: RoleNone, Unjudged: true}
 	if !s.voter() {
-		return Caller{Name: "token " + token.ID, Role: RoleNone}, nil
+		return unjudged, nil
 	}
 	stored, _, err := s.token(token.ID)
+	if errors.Is(err, errUnknownToken) && !s.cfg.Consensus.IsLeader() {
+		return unjudged, nil
+	}
 	if err != nil {
 		return Caller{}, err
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -41,10 +42,13 @@ func (c *cluster) Await(ctx context.Context, req *skeinv1.AwaitRequest, stream s
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	told := &teller{send: stream.Send, seen: map[string]bool{}}
-	for {
+	for first := true; ; first = false {
 		look, err := c.lookAt(kind, ref, req)
 		if err != nil {
 			return err
+		}
+		if first {
+			told.know(look.was)
 		}
 		if err := told.tell(look); err != nil {
 			return err
@@ -77,6 +81,7 @@ func podsNamespace(kind object.Kind, ref *skeinv1.ObjectRef) string {
 type sight struct {
 	summary string
 	lines   []string // facts, each told once
+	was     []string // those of them that are no news when they are there from the start
 	done    bool
 	exit    int32
 	err     string
@@ -89,6 +94,13 @@ type teller struct {
 	send    func(*skeinv1.AwaitResponse) error
 	seen    map[string]bool
 	summary string
+}
+
+// know keeps lines from being told.
+func (t *teller) know(lines []string) {
+	for _, line := range lines {
+		t.seen[line] = true
+	}
 }
 
 func (t *teller) tell(s sight) error {
@@ -163,7 +175,7 @@ func (c *cluster) lookGone(kind object.Kind, ref *skeinv1.ObjectRef, there bool)
 	if len(left) == 0 {
 		return sight{summary: "stopping"}, nil
 	}
-	return sight{summary: fmt.Sprintf("%d Pods still stopping", len(left)), stuck: left}, nil
+	return sight{summary: plural(len(left), "Pod") + " still stopping", stuck: left}, nil
 }
 
 // revisionOf tells whether a Pod is of a revision of the deployment.
@@ -196,14 +208,19 @@ func (c *cluster) lookDeployment(d *appsv1.Deployment, generation int64) (sight,
 	}
 	st := d.Status
 	s := sight{summary: fmt.Sprintf("%d of %d ready", st.UpdatedReplicas-max(0, st.UpdatedReplicas-st.AvailableReplicas), want)}
+	observed := st.ObservedGeneration >= max(generation, d.Generation)
+	if !observed {
+		s.summary = "" // the numbers are those of what was wanted before
+	}
 	for _, p := range pods {
 		s.lines = append(s.lines, facts(p)...)
-		if !podReady(p) {
+		if podReady(p) {
+			s.was = append(s.was, facts(p)...)
+		} else {
 			s.stuck = append(s.stuck, p)
 		}
 	}
 	slices.SortStableFunc(s.stuck, func(a, b *corev1.Pod) int { return trouble(b) - trouble(a) })
-	observed := st.ObservedGeneration >= max(generation, d.Generation)
 	s.done = observed && st.Replicas == want && st.UpdatedReplicas == want && st.AvailableReplicas == want && len(pods) == int(want)
 	return s, nil
 }
@@ -212,11 +229,11 @@ func lookPod(p *corev1.Pod) sight {
 	s := sight{summary: string(p.Status.Phase), lines: facts(p)}
 	switch {
 	case podReady(p) || p.Status.Phase == corev1.PodSucceeded:
-		s.done = true
+		s.done, s.was = true, s.lines
 	case p.Status.Phase == corev1.PodFailed:
 		s.done, s.exit = true, exitFailed
-		s.err = fmt.Sprintf("pod %q has failed: %s", p.Name, complaint(p))
-		s.hint = "see its output with \"skein logs " + p.Name + "\""
+		s.err = fmt.Sprintf("pod/%s has failed: %s", p.Name, complaint(p))
+		s.hint = "see its output with \"skein logs " + p.Name + inOther(p.Namespace) + "\""
 	default:
 		s.stuck = []*corev1.Pod{p}
 	}
@@ -290,21 +307,45 @@ func complaint(p *corev1.Pod) string {
 func (c *cluster) tooLate(ctx context.Context, s sight, ref *skeinv1.ObjectRef, timeout time.Duration) *skeinv1.AwaitResponse {
 	out := &skeinv1.AwaitResponse{
 		Done: true, ExitCode: exitPending, Summary: s.summary,
-		Error: fmt.Sprintf("%s %q is not as wanted after %s (%s); it stays accepted", ref.GetKind(), ref.GetName(), timeout, s.summary),
-		Hint:  "see why with \"skein describe " + ref.GetKind() + " " + ref.GetName() + "\"",
+		Error: fmt.Sprintf("%s/%s is not as wanted after %s (%s); it stays accepted", ref.GetKind(), ref.GetName(), spell(timeout), cmp.Or(s.summary, "not begun")),
+		Hint:  "see why with \"skein describe " + ref.GetKind() + "/" + ref.GetName() + inOther(ref.GetNamespace()) + "\"",
 	}
 	if len(s.stuck) == 0 {
 		return out
 	}
 	worst := s.stuck[0]
-	out.Error += fmt.Sprintf("; pod %s: %s", worst.Name, complaint(worst))
+	if ref.GetKind() == "pod" && ref.GetName() == worst.Name {
+		out.Error += ": " + complaint(worst)
+	} else {
+		out.Error += fmt.Sprintf("; pod/%s: %s", worst.Name, complaint(worst))
+	}
 	if worst.Spec.NodeName != "" {
 		if lines := c.tail(ctx, worst, 10); len(lines) > 0 {
 			out.Line = "last output of pod " + worst.Name + ":\n  " + strings.Join(lines, "\n  ")
 		}
 	}
-	out.Hint = "see more with \"skein describe pod/" + worst.Name + "\""
+	out.Hint = "see more with \"skein describe pod/" + worst.Name + inOther(ref.GetNamespace()) + "\""
 	return out
+}
+
+// spell writes a time to wait without zeros that say nothing: 2m, 4.9s.
+func spell(d time.Duration) string {
+	text := d.Round(100 * time.Millisecond).String()
+	if cut, ok := strings.CutSuffix(text, "m0s"); ok {
+		text = cut + "m"
+	}
+	if cut, ok := strings.CutSuffix(text, "h0m"); ok {
+		text = cut + "h"
+	}
+	return text
+}
+
+// plural counts things: "1 Pod", "2 Pods".
+func plural(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
 }
 
 func podReady(p *corev1.Pod) bool {

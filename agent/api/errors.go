@@ -47,16 +47,24 @@ func refuse(code connect.Code, exit int32, hint, format string, args ...any) err
 	return &refusal{code: code, exit: exit, hint: hint, text: fmt.Sprintf(format, args...)}
 }
 
+// hintNoLeader is what to run when there is no leader.
+const hintNoLeader = "see which machines are missing with \"skein status\""
+
 func badRequest(format string, args ...any) error {
 	return refuse(connect.CodeInvalidArgument, exitUsage, "", format, args...)
 }
 
 func notFound(ref *skeinv1.ObjectRef) error {
-	hint := "see what there is with \"skein get " + ref.GetKind() + "\""
-	if ref.GetNamespace() != "" && ref.GetNamespace() != defaultNamespace {
-		hint += " -n " + ref.GetNamespace()
-	}
+	hint := "see what there is with \"skein get " + ref.GetKind() + inOther(ref.GetNamespace()) + "\""
 	return refuse(connect.CodeNotFound, exitFailed, hint, "%s %q not found%s", ref.GetKind(), ref.GetName(), inNamespace(ref.GetNamespace()))
+}
+
+// inOther is the flag that names a namespace, of the default one nothing.
+func inOther(ns string) string {
+	if ns == "" || ns == defaultNamespace {
+		return ""
+	}
+	return " -n " + ns
 }
 
 func inNamespace(ns string) string {
@@ -76,7 +84,7 @@ func (s *Server) translated(next connect.ServerFunc) connect.ServerFunc {
 		}
 		var already *connect.Error
 		if errors.As(err, &already) {
-			return err
+			return ours(already)
 		}
 		code, text, info := s.explain(ctx, err)
 		if code == connect.CodeInternal {
@@ -88,6 +96,29 @@ func (s *Server) translated(next connect.ServerFunc) connect.ServerFunc {
 		}
 		return out
 	}
+}
+
+// ours is an error of another agent as our own: what another said goes no
+// further unless it is said again.
+func ours(err *connect.Error) *connect.Error {
+	if !err.IsRemote() {
+		return err
+	}
+	out := connect.NewError(err.Code(), err.Message())
+	for _, detail := range err.Details() {
+		out = out.WithDetail(detail)
+	}
+	return out
+}
+
+// said is what a person may read of any error.
+func (s *Server) said(ctx context.Context, err error) string {
+	var already *connect.Error
+	if errors.As(err, &already) {
+		return already.Message()
+	}
+	_, text, _ := s.explain(ctx, err)
+	return text
 }
 
 func (s *Server) explain(ctx context.Context, err error) (connect.Code, string, *skeinv1.ErrorInfo) {
@@ -107,7 +138,7 @@ func (s *Server) explain(ctx context.Context, err error) (connect.Code, string, 
 			&skeinv1.ErrorInfo{Hint: "try again", ExitCode: exitFailed}
 	case errors.Is(err, consensus.ErrNotLeader):
 		return connect.CodeUnavailable, "no leader: a majority of the voters cannot be reached; nothing was changed",
-			&skeinv1.ErrorInfo{Hint: "see which machines are missing with \"skein status\"", ExitCode: exitNoLeader}
+			&skeinv1.ErrorInfo{Hint: hintNoLeader, ExitCode: exitNoLeader}
 	case errors.As(err, &missing):
 		return connect.CodeNotFound, err.Error(), &skeinv1.ErrorInfo{ExitCode: exitFailed}
 	case ctx.Err() != nil || errors.Is(err, context.Canceled):

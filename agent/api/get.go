@@ -28,7 +28,7 @@ func (s *Server) selection(req *skeinv1.GetRequest) (*selection, error) {
 	if err != nil {
 		return nil, err
 	}
-	sel := &selection{kind: kind, name: req.GetName(), req: req}
+	sel := &selection{kind: kind, name: nameOf(kind, req.GetName()), req: req}
 	if kind.Namespaced && !req.GetAllNamespaces() {
 		sel.ns = namespaceOr(req.GetNamespace())
 	}
@@ -101,7 +101,7 @@ func (c *cluster) Get(ctx context.Context, req *skeinv1.GetRequest) (*skeinv1.Ge
 		rows = v.List(sel.kind.Name, sel.ns, "")
 	})
 	if sel.name != "" && len(rows) == 0 {
-		return nil, notFound(&skeinv1.ObjectRef{Kind: sel.kind.Singular, Namespace: sel.ns, Name: sel.name})
+		return nil, c.missing(sel.kind, &skeinv1.ObjectRef{Kind: sel.kind.Singular, Namespace: sel.ns, Name: req.GetName()})
 	}
 	kept := rows[:0:0]
 	for _, row := range rows {

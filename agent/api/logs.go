@@ -1,9 +1,9 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -46,16 +46,13 @@ func (c *cluster) Logs(ctx context.Context, req *skeinv1.LogsRequest, stream ske
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	m := &merger{server: c.Server, req: req, stream: stream, cancel: cancel, seen: map[types.UID]bool{}}
+	m := &merger{server: c.Server, req: req, stream: stream, cancel: cancel, seen: map[types.UID]bool{}, alone: len(pods) == 1}
 	m.start(ctx, pods)
 	if req.GetFollow() {
 		c.followPods(ctx, pick, m)
 	}
 	m.wait.Wait()
-	if len(pods) == 1 || m.sendErr != nil {
-		return errors.Join(m.sendErr, m.err)
-	}
-	return nil
+	return cmp.Or(m.sendErr, m.err)
 }
 
 // followPods takes in Pods that come while others are read.
@@ -118,6 +115,7 @@ type merger struct {
 	req    *skeinv1.LogsRequest
 	stream skeinv1connect.ClusterServiceLogsServerStream
 	cancel context.CancelFunc
+	alone  bool // one Pod is meant: what is wrong with it fails the call
 	wait   sync.WaitGroup
 
 	mu      sync.Mutex
@@ -168,14 +166,30 @@ func (m *merger) read(ctx context.Context, pod *corev1.Pod) {
 	if err == nil || ctx.Err() != nil {
 		return
 	}
-	m.mu.Lock()
-	m.err = errors.Join(m.err, err)
-	m.mu.Unlock()
-	_ = m.send(&skeinv1.LogsResponse{Pod: pod.Name, Notice: fmt.Sprintf("no logs: %v", err)}) // send keeps its own error
+	if m.alone {
+		m.mu.Lock()
+		m.err = err
+		m.mu.Unlock()
+		return
+	}
+	_ = m.send(&skeinv1.LogsResponse{Pod: pod.Name, Notice: "no logs of pod " + pod.Name + ": " + m.server.said(ctx, err)}) // send keeps its own error
 }
 
 // podLogs reads one Pod from the machine that it runs on.
 func (s *Server) podLogs(ctx context.Context, pod *corev1.Pod, req *skeinv1.LogsRequest, send func(*skeinv1.LogsResponse) error) error {
+	err := s.readLogs(ctx, pod, req, send)
+	var missing NotFound
+	if err == nil || !errors.As(err, &missing) && connect.CodeOf(err) != connect.CodeNotFound {
+		return err
+	}
+	what, hint := "output", "see how it is with \"skein describe pod/"+pod.Name+"\""
+	if req.GetPrevious() {
+		what, hint = "output of an earlier run", "leave out -p to see the run that is there"
+	}
+	return refuse(connect.CodeNotFound, exitFailed, hint, "no %s of pod %q is kept", what, pod.Name)
+}
+
+func (s *Server) readLogs(ctx context.Context, pod *corev1.Pod, req *skeinv1.LogsRequest, send func(*skeinv1.LogsResponse) error) error {
 	ask := &skeinv1.PodLogsRequest{
 		Namespace: pod.Namespace, Pod: pod.Name, Uid: string(pod.UID), Container: req.GetContainer(),
 		Follow: req.GetFollow(), Previous: req.GetPrevious(), SinceMs: req.GetSinceMs(), TailLines: req.GetTailLines(),

@@ -1,6 +1,9 @@
 package api
 
 import (
+	"errors"
+	"strings"
+
 	"connectrpc.com/connect/v2"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -25,10 +28,17 @@ func kindNamed(word string) (object.Kind, error) {
 	if kind, ok := object.Lookup(word); ok {
 		return kind, nil
 	}
+	if why, instead, ok := object.Unsupported(word); ok {
+		return object.Kind{}, refuse(connect.CodeInvalidArgument, exitUsage, instead, "%s", why)
+	}
 	if near := object.Nearest(word); near != "" {
 		return object.Kind{}, refuse(connect.CodeInvalidArgument, exitUsage, "did you mean "+near+"?", "there is no kind %q", word)
 	}
-	return object.Kind{}, badRequest("there is no kind %q", word)
+	var known []string
+	for _, k := range object.Kinds() {
+		known = append(known, k.Plural)
+	}
+	return object.Kind{}, refuse(connect.CodeInvalidArgument, exitUsage, "there are "+strings.Join(known, ", "), "there is no kind %q", word)
 }
 
 // resolve fills in what a reference leaves out, and gives its kind the name
@@ -38,11 +48,20 @@ func (s *Server) resolve(ref *skeinv1.ObjectRef) (*skeinv1.ObjectRef, object.Kin
 	if err != nil {
 		return nil, kind, err
 	}
-	out := &skeinv1.ObjectRef{Kind: kind.Singular, Name: ref.GetName()}
+	out := &skeinv1.ObjectRef{Kind: kind.Singular, Name: nameOf(kind, ref.GetName())}
 	if kind.Namespaced {
 		out.Namespace = namespaceOr(ref.GetNamespace())
 	}
 	return out, kind, nil
+}
+
+// nameOf is the name of the object that a person calls so: an Image goes by its
+// reference too.
+func nameOf(kind object.Kind, name string) string {
+	if kind.Name == object.KindImage && strings.ContainsAny(name, "/:") {
+		return object.ImageName(name)
+	}
+	return name
 }
 
 // row reads the object that a reference names.
@@ -53,9 +72,33 @@ func (s *Server) row(ref *skeinv1.ObjectRef) (*state.Row, object.Kind, error) {
 	}
 	row, ok := s.cfg.Consensus.Store().Get(state.Key{Kind: kind.Name, Namespace: full.GetNamespace(), Name: full.GetName()})
 	if !ok {
-		return nil, kind, notFound(full)
+		return nil, kind, s.missing(kind, &skeinv1.ObjectRef{Kind: full.GetKind(), Namespace: full.GetNamespace(), Name: ref.GetName()})
 	}
 	return row, kind, nil
+}
+
+// missing says that an object is not there, and which one may be meant.
+func (s *Server) missing(kind object.Kind, ref *skeinv1.ObjectRef) error {
+	var here, elsewhere []string
+	for _, row := range s.cfg.Consensus.Store().List(kind.Name, "", "") {
+		switch {
+		case row.Key.Namespace == ref.GetNamespace():
+			here = append(here, row.Key.Name)
+		case row.Key.Name == ref.GetName():
+			elsewhere = append(elsewhere, row.Key.Namespace)
+		}
+	}
+	err := notFound(ref)
+	var own *refusal
+	if !errors.As(err, &own) {
+		return err
+	}
+	if near := object.NearestName(ref.GetName(), here); near != "" {
+		own.hint = "did you mean " + near + "?"
+	} else if len(elsewhere) > 0 {
+		own.hint = "there is one with -n " + elsewhere[0]
+	}
+	return own
 }
 
 func (s *Server) node(name string) (*corev1.Node, bool) {

@@ -87,7 +87,7 @@ func (c *cluster) awaitEmpty(ctx context.Context, node string, moved []*corev1.P
 		if err != nil {
 			return err
 		}
-		s := sight{summary: fmt.Sprintf("%d of %d Pods still on %s", len(left), len(moved), node)}
+		s := sight{summary: fmt.Sprintf("%d of %s still on %s", len(left), plural(len(moved), "Pod"), node)}
 		switch {
 		case len(left) == 0 && len(short) == 0:
 			s.summary, s.done = "node/"+node+" is empty", true
@@ -112,7 +112,7 @@ func (c *cluster) awaitEmpty(ctx context.Context, node string, moved []*corev1.P
 		case <-watch.C():
 		case <-timer.C:
 			return told.send(&skeinv1.AwaitResponse{
-				Done: true, ExitCode: exitPending, Error: s.summary + " after " + timeout.String(),
+				Done: true, ExitCode: exitPending, Error: s.summary + " after " + spell(timeout),
 				Hint: "see them with \"skein get pods -A --field-selector spec.nodeName=" + node + "\"",
 			})
 		}
@@ -176,14 +176,14 @@ func (c *cluster) RemoveNode(ctx context.Context, req *skeinv1.RemoveNodeRequest
 	if _, err := c.cfg.Consensus.Commit(ctx, txn); err != nil {
 		return nil, err
 	}
-	return &skeinv1.RemoveNodeResponse{Message: "node/" + name + " removed; its certificate opens nothing any more"}, nil
+	return &skeinv1.RemoveNodeResponse{Message: "its certificate opens nothing any more; \"skeind cleanup --yes\" on it makes it new, to join again"}, nil
 }
 
 func (c *cluster) removable(node *corev1.Node, force bool) error {
 	name := node.Name
 	if name == c.cfg.Name {
 		return refuse(connect.CodeFailedPrecondition, exitUnsafe, "stop its agent first; another node leads then",
-			"node %s leads the cluster", name)
+			"node %s leads the cluster; nothing was changed", name)
 	}
 	members, _, err := c.cfg.Consensus.Members()
 	if err != nil {
@@ -202,12 +202,12 @@ func (c *cluster) removable(node *corev1.Node, force bool) error {
 	}
 	if c.votes(name) && alive <= voters/2 {
 		return refuse(connect.CodeFailedPrecondition, exitUnsafe, "bring other voters back first; see \"skein status\"",
-			"without node %s only %d of %d voters would answer, which is no majority", name, alive, voters)
+			"without node %s only %d of %d voters would answer, which is no majority; nothing was changed", name, alive, voters)
 	}
 	running := c.cfg.Consensus.Store().List(object.KindPod, "", object.NodeIndex(name))
 	if !force && len(running) > 0 && object.NodeStatus(node) != "Lost" {
 		return refuse(connect.CodeFailedPrecondition, exitUnsafe, "move them first with \"skein node drain "+name+"\", or use --force",
-			"node %s still has %d Pods", name, len(running))
+			"node %s still has %s; nothing was changed", name, plural(len(running), "Pod"))
 	}
 	return nil
 }

@@ -96,8 +96,13 @@ func (s *Server) overview() (*overview, error) {
 			Name: node.Name, Status: object.NodeStatus(node), Address: node.Annotations[object.AnnotationAdvertise],
 			Pods: perNode[node.Name], CPU: h.CPU, Memory: h.Memory, Disk: h.Disk, Heard: h.State == "alive",
 		}
-		if h.State == "suspect" && n.Status == "Ready" {
+		switch {
+		case n.Status != "Ready" || node.Name == s.cfg.Name:
+		case o.Leader == "" && !n.Heard:
+			n.Status = "Unknown"
+		case h.State == "suspect":
 			n.Status = "Suspect"
+			o.Troubles = append(o.Troubles, "node "+node.Name+" is suspected of being lost: it misses its beats")
 		}
 		switch {
 		case node.Name == o.Leader:
@@ -199,7 +204,7 @@ func (o *overview) text() string {
 		leader = "none"
 	}
 	fmt.Fprintf(&b, "Leader:    %s\n", leader)
-	fmt.Fprintf(&b, "Voters:    %s (%s)\n", strings.Join(o.Voters, ", "), survives(o.Survives, len(o.Nodes)))
+	fmt.Fprintf(&b, "Voters:    %s (%s)\n", strings.Join(o.Voters, ", "), o.survival())
 	fmt.Fprintf(&b, "Pods:      %d of %d wanted are ready\n\n", o.Pods.Ready, o.Pods.Wanted)
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NODE\tSTATUS\tROLE\tPODS\tCPU\tMEMORY\tDISK\tADDRESS")
@@ -228,9 +233,13 @@ func (o *overview) text() string {
 	return b.String()
 }
 
-func survives(n, nodes int) string {
+// survival says in words how many failures more there may be.
+func (o *overview) survival() string {
+	n := o.Survives
 	switch {
-	case n == 0 && nodes < 3:
+	case o.Leader == "":
+		return "too few of them reach each other"
+	case n == 0 && len(o.Nodes) < 3:
 		return "survives no failure: three machines are needed for that"
 	case n == 0:
 		return "survives no further failure now"

@@ -188,5 +188,6 @@ func (s *Server) unreachable(node string, err error) error {
 	if errors.As(err, &remote) && remote.IsRemote() && remote.Code() != connect.CodeUnavailable {
 		return err
 	}
-	return refuse(connect.CodeUnavailable, exitFailed, "see the machines with \"skein node ls\"", "node %s does not answer: %v", node, err)
+	s.log.Debug("a node does not answer", "node", node, "err", err)
+	return refuse(connect.CodeUnavailable, exitFailed, "see the machines with \"skein node ls\"", "node %s does not answer", node)
 }

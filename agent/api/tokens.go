@@ -10,6 +10,7 @@ import (
 	"connectrpc.com/connect/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/skein-dev/skein/agent/identity"
 	"github.com/skein-dev/skein/agent/object"
@@ -116,7 +117,7 @@ func tokenCells(t *object.Token, now time.Time) []string {
 	}
 	expires := "never"
 	if e := t.Spec.Expires; e != nil {
-		if expires = "in " + e.Sub(now).Round(time.Minute).String(); now.After(e.Time) {
+		if expires = "in " + duration.HumanDuration(e.Sub(now)); now.After(e.Time) {
 			expires = "expired"
 		}
 	}
