@@ -170,7 +170,7 @@ func (s *session) readFile(name string) ([]byte, error) {
 		data, err = os.ReadFile(name)
 	}
 	if err != nil {
-		return nil, usageError("", "read manifest: %s", err)
+		return nil, unreadable(err)
 	}
 	return data, nil
 }
@@ -181,7 +181,7 @@ func manifestFiles(name string, recursive bool) ([]string, error) { //nolint:rev
 	}
 	info, err := os.Stat(name)
 	if err != nil {
-		return nil, usageError("", "read manifest: %s", err)
+		return nil, unreadable(err)
 	}
 	if !info.IsDir() {
 		return []string{name}, nil
@@ -199,7 +199,7 @@ func manifestFiles(name string, recursive bool) ([]string, error) { //nolint:rev
 		return nil
 	})
 	if err != nil {
-		return nil, usageError("", "read manifests: %s", err)
+		return nil, unreadable(err)
 	}
 	if len(files) == 0 {
 		return nil, usageError("", "no manifest (*.yaml, *.yml, *.json) in %s", name)

@@ -139,6 +139,9 @@ func (p *parser) unknownVerb(arg string, commands []*cli.Command) error {
 	if near := nearest(arg, names); near != "" {
 		hint = "did you mean \"" + p.inv.name() + " " + near + "\"?"
 	}
+	if len(p.inv.path) == 0 {
+		return usageError(hint, "there is no verb %q", arg)
+	}
 	return usageError(hint, "there is no verb %q in %q", arg, p.inv.name())
 }
 

@@ -64,7 +64,7 @@ func TestParseRefusesWhatItDoesNotKnow(t *testing.T) {
 		"get pods --wacth":   `"skein get" has no flag --wacth`,
 		"get pods -x":        `"skein get" has no flag -x`,
 		"exec -ix web":       `"skein exec" has no flag -ix`,
-		"lgos web":           `there is no verb "lgos" in "skein"`,
+		"lgos web":           `there is no verb "lgos"`,
 		"node remvoe n1":     `there is no verb "remvoe" in "skein node"`,
 		"get pods --output":  "--output needs a value",
 		"get pods -n":        "-n needs a value",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 
@@ -51,6 +52,15 @@ func tooMany(c *cli.Context, extra string) *failure {
 	return usageError("usage: "+usageLine(c.Command), "%s has no use for %q", c.Command.HelpName, extra)
 }
 
+// unreadable says of a file that was named why it cannot be read.
+func unreadable(err error) *failure {
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		return usageError("", "%s: %s", at.Path, at.Err)
+	}
+	return usageError("", "%s", err)
+}
+
 func usageLine(c *cli.Command) string {
 	return strings.TrimSpace(c.HelpName + " " + c.ArgsUsage)
 }
@@ -62,7 +72,7 @@ type exitStatus int
 func (e exitStatus) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
 func onUsageError(c *cli.Context, err error, _ bool) error {
-	message := strings.NewReplacer("for flag -", "for --", "flag provided but not defined: -", "there is no flag --").Replace(err.Error())
+	message := strings.NewReplacer(": parse error", ": want a whole number", "for flag -", "for --", "flag provided but not defined: -", "there is no flag --").Replace(err.Error())
 	return usageError("usage: "+usageLine(c.Command), "%s", message)
 }
 

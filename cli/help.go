@@ -39,12 +39,16 @@ func (s *session) rootHelp(b *strings.Builder) {
 			if len(c.Subcommands) > 0 {
 				name += " " + verbs(c.Subcommands)
 			}
-			rows = append(rows, []string{name, c.Usage})
+			usage := c.Usage
+			if len(c.Subcommands) == 1 {
+				usage = c.Subcommands[0].Usage
+			}
+			rows = append(rows, []string{name, usage})
 		}
 		section(b, group, aligned(rows, 34))
 	}
 	section(b, "Flags of every verb", flagLines(s.app.Flags))
-	b.WriteString("\"skein VERB --help\" explains a verb. Each of these flags has a variable: SKEIN_NAMESPACE, SKEIN_SERVER ...\n")
+	b.WriteString("\"skein VERB --help\" explains a verb. Each of these flags has a variable: SKEIN_NAMESPACE, SKEIN_SERVER …\n")
 }
 
 // verbs lists the words below a noun: "ls|cordon".

@@ -53,7 +53,7 @@ func (s *session) importImage(c *cli.Context) error {
 	if name := c.Args().First(); name != "-" {
 		var err error
 		if file, err = os.Open(name); err != nil {
-			return usageError("", "read the image: %s", err)
+			return unreadable(err)
 		}
 		defer file.Close()
 		if info, err := file.Stat(); err == nil {

@@ -63,7 +63,11 @@ func (s *session) label(c *cli.Context) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(s.stdout, "%s labelled\n", clean(shown(applied.GetObject())))
+		did := "labelled"
+		if applied.GetAction() == "unchanged" {
+			did = "unchanged"
+		}
+		fmt.Fprintf(s.stdout, "%s %s\n", clean(shown(applied.GetObject())), did)
 	}
 	return nil
 }
@@ -71,6 +75,9 @@ func (s *session) label(c *cli.Context) error {
 func refuseOverwrite(object map[string]any, ref *skeinv1.ObjectRef, labels map[string]any) error {
 	for _, key := range slices.Sorted(maps.Keys(labels)) {
 		have, ok := field(object, "metadata", "labels", key).(string)
+		if key == "skein.dev/voter" && have == "true" {
+			continue // shown of a node that votes, set by nobody
+		}
 		if ok && labels[key] != nil && labels[key] != have {
 			return failed("add --overwrite to replace it", "%s has label %s=%s; nothing was changed", shown(ref), key, have)
 		}

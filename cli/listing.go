@@ -118,6 +118,9 @@ func (l *listing) rows(g *grid, table *skeinv1.Table, word string) [][]string {
 
 func (l *listing) row(g *grid, row *skeinv1.TableRow, word string) []string {
 	if l.quiet {
+		if at := slices.Index(g.columns, "REFERENCE"); at >= 0 && at < len(row.GetCells()) {
+			return []string{clean(row.GetCells()[at])} // which is what people call an image
+		}
 		name := strings.TrimPrefix(row.GetKey(), "/")
 		if !l.all {
 			name = path.Base(name)

@@ -46,8 +46,8 @@ skein node drain n1 --timeout 10m && ssh n1 reboot`,
 			{
 				Name: "rm", Aliases: []string{"remove"}, ArgsUsage: "NODE", Usage: "take it out of the cluster for good",
 				UsageText: `skein node drain n3 && skein node rm n3
-skein node rm n3 --force              one that will not come back`,
-				Flags:  []cli.Flag{&cli.BoolFlag{Name: "force", Usage: "although it still has Pods, or does not answer"}},
+skein node rm n3 --force              with what runs on it`,
+				Flags:  []cli.Flag{&cli.BoolFlag{Name: "force", Usage: "although it still has Pods"}},
 				Action: s.removeNode,
 			},
 		},

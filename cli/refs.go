@@ -39,7 +39,8 @@ func kindOf(word string) kind {
 }
 
 // parseRefs reads "KIND NAME…" or "KIND/NAME…". Without a name it returns one
-// object that has none: all of that kind.
+// object that has none: all of that kind. An image goes by its reference, in
+// which there may be slashes.
 func parseRefs(args []string, namespace string) ([]*skeinv1.ObjectRef, error) {
 	if len(args) == 0 {
 		return nil, nil
@@ -50,7 +51,7 @@ func parseRefs(args []string, namespace string) ([]*skeinv1.ObjectRef, error) {
 		}
 		var refs []*skeinv1.ObjectRef
 		for _, name := range args[1:] {
-			if strings.Contains(name, "/") {
+			if strings.Contains(name, "/") && kindOf(args[0]).name != "Image" {
 				return nil, usageError("", "%q: name the kind once (%s NAME NAME) or in front of each (%s/NAME)", name, args[0], args[0])
 			}
 			refs = append(refs, &skeinv1.ObjectRef{Kind: args[0], Namespace: namespace, Name: name})
@@ -60,7 +61,7 @@ func parseRefs(args []string, namespace string) ([]*skeinv1.ObjectRef, error) {
 	var refs []*skeinv1.ObjectRef
 	for _, arg := range args {
 		kind, name, ok := strings.Cut(arg, "/")
-		if !ok || kind == "" || name == "" || strings.Contains(name, "/") {
+		if !ok || kind == "" || name == "" || strings.Contains(name, "/") && kindOf(kind).name != "Image" {
 			return nil, usageError("", "%q: want KIND/NAME", arg)
 		}
 		refs = append(refs, &skeinv1.ObjectRef{Kind: kind, Namespace: namespace, Name: name})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -42,6 +43,9 @@ skein run web --image skein/demo:v1 --dry-run -o yaml    the manifest, to keep a
 	}
 }
 
+// nameOfRun is what can name a Deployment, a label and a container alike.
+var nameOfRun = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
+
 func (s *session) runImage(c *cli.Context) error {
 	if !c.Args().Present() {
 		return missing(c, "a name")
@@ -51,6 +55,9 @@ func (s *session) runImage(c *cli.Context) error {
 	}
 	if c.String("image") == "" {
 		return missing(c, "an --image")
+	}
+	if name := c.Args().First(); !nameOfRun.MatchString(name) {
+		return usageError("", "%q is no name: want up to 63 lower-case letters, digits and -, a letter or digit first and last", name)
 	}
 	document, err := s.runManifest(c)
 	if err != nil {

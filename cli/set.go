@@ -20,7 +20,7 @@ func (s *session) setCommand() *cli.Command {
 	return &cli.Command{
 		Name:     "set",
 		Category: groupChange,
-		Usage:    "change one thing of an object: its image",
+		Usage:    "change the image of an object's containers",
 		Subcommands: []*cli.Command{{
 			Name:      "image",
 			Usage:     "run another image, and wait until all Pods do",

@@ -36,9 +36,9 @@ func clientVersion() string {
 		}
 	}
 	if revision == "" {
-		return "devel"
+		return "dev"
 	}
-	return "devel-" + revision + changed
+	return "dev-" + revision + changed
 }
 
 func (s *session) versionCommand() *cli.Command {
