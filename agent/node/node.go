@@ -73,6 +73,7 @@ type Node struct {
 	log     *slog.Logger
 	reports *reports
 	litter  chan struct{} // something was removed that takes space
+	born    time.Time     // when Run began
 
 	mu      sync.Mutex
 	workers map[types.UID]*worker
@@ -98,6 +99,7 @@ func New(cfg Config) *Node {
 // Run makes this machine match the store until ctx ends. The Pods go on then.
 func (n *Node) Run(ctx context.Context) error {
 	defer n.gone.Wait()
+	n.born = time.Now()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return n.reports.run(ctx) })
 	group.Go(func() error { return n.watchPods(ctx) })
@@ -124,6 +126,7 @@ func (n *Node) watchPods(ctx context.Context) error {
 		case <-changed:
 		case <-synced:
 			synced = nil
+			n.wakeAll()
 		case <-retry.C:
 		}
 		changed = n.cfg.Driver.Changed()
@@ -133,6 +136,28 @@ func (n *Node) watchPods(ctx context.Context) error {
 			next = time.Second
 		}
 		retry.Reset(next)
+	}
+}
+
+// alonePatience is how long a machine that comes back waits for word of what it
+// is to run now, before it starts what it ran when it was last told. Its Pods may
+// run elsewhere by now; and without a leader it must not wait for ever.
+const alonePatience = 3 * time.Second
+
+// mayStart is when containers may be started at the earliest, the zero time if
+// they may now. Those that run are adopted all the same.
+func (n *Node) mayStart(now time.Time) time.Time {
+	if at := n.born.Add(alonePatience); !n.cfg.Replica.Synced() && now.Before(at) {
+		return at
+	}
+	return time.Time{}
+}
+
+func (n *Node) wakeAll() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, w := range n.workers {
+		w.wake()
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/skein-dev/skein/agent/object"
+	"github.com/skein-dev/skein/consensus/state"
 	"github.com/skein-dev/skein/runtime/container"
 	"github.com/skein-dev/skein/runtime/container/containertest"
 )
@@ -87,6 +89,42 @@ func TestAnEmptyCopyStopsNothingBeforeItHasCaughtUp(t *testing.T) {
 			t.Error("a Pod runs on that the cluster does not know")
 		}
 	})
+}
+
+func TestAReturningMachineAsksBeforeItStartsWhatItRan(t *testing.T) {
+	for name, tt := range map[string]struct {
+		told  time.Duration // when the cluster is heard, if at all
+		after time.Duration // what ran then is to run by
+	}{
+		"told soon":              {told: time.Second, after: 1100 * time.Millisecond},
+		"left alone, it goes on": {told: time.Hour, after: 3100 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, containertest.RunForever)
+				w.synced = make(chan struct{})
+				w.putObject(newPod("a"))
+				w.putObject(newPod("moved"))
+				defer w.run()()
+				pass(900 * time.Millisecond)
+				if got := len(w.running("a")); got != 0 {
+					t.Errorf("%d containers run before the cluster was asked, want none", got)
+				}
+				if tt.told < tt.after {
+					w.commit(object.Delete(state.Key{Kind: object.KindPod, Namespace: "default", Name: "moved"}, object.Version(w.get("moved"))))
+					pass(tt.told - 900*time.Millisecond)
+					close(w.synced)
+				}
+				pass(tt.after - max(900*time.Millisecond, min(tt.told, tt.after)))
+				if got := len(w.running("a")); got != 1 {
+					t.Errorf("after %v %d containers run, want 1", tt.after, got)
+				}
+				if got := len(w.running("moved")); tt.told < tt.after && got != 0 {
+					t.Errorf("a Pod that has moved was started here, %d containers", got)
+				}
+			})
+		})
+	}
 }
 
 func TestADeletedPodIsStoppedAndThenGone(t *testing.T) {

@@ -346,6 +346,9 @@ func (w *worker) prepare(ctx context.Context, pod *corev1.Pod, c *corev1.Contain
 		return action{run: func(ctx context.Context) outcome { return w.restart(ctx, pod, c, attempts[0].ID) }}
 	case doStart:
 	}
+	if at := w.node.mayStart(now); !at.IsZero() {
+		return action{at: at}
+	}
 	if f := w.failed[c.Name]; now.Before(f.at) {
 		return action{at: f.at}
 	}
