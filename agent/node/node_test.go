@@ -92,39 +92,36 @@ func TestAnEmptyCopyStopsNothingBeforeItHasCaughtUp(t *testing.T) {
 }
 
 func TestAReturningMachineAsksBeforeItStartsWhatItRan(t *testing.T) {
-	for name, tt := range map[string]struct {
-		told  time.Duration // when the cluster is heard, if at all
-		after time.Duration // what ran then is to run by
-	}{
-		"told soon":              {told: time.Second, after: 1100 * time.Millisecond},
-		"left alone, it goes on": {told: time.Hour, after: 3100 * time.Millisecond},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, containertest.RunForever)
-				w.synced = make(chan struct{})
-				w.putObject(newPod("a"))
-				w.putObject(newPod("moved"))
-				defer w.run()()
-				pass(900 * time.Millisecond)
-				if got := len(w.running("a")); got != 0 {
-					t.Errorf("%d containers run before the cluster was asked, want none", got)
-				}
-				if tt.told < tt.after {
-					w.commit(object.Delete(state.Key{Kind: object.KindPod, Namespace: "default", Name: "moved"}, object.Version(w.get("moved"))))
-					pass(tt.told - 900*time.Millisecond)
-					close(w.synced)
-				}
-				pass(tt.after - max(900*time.Millisecond, min(tt.told, tt.after)))
-				if got := len(w.running("a")); got != 1 {
-					t.Errorf("after %v %d containers run, want 1", tt.after, got)
-				}
-				if got := len(w.running("moved")); tt.told < tt.after && got != 0 {
-					t.Errorf("a Pod that has moved was started here, %d containers", got)
-				}
-			})
-		})
-	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, containertest.RunForever)
+		w.synced = make(chan struct{})
+		w.putObject(newPod("stays"))
+		w.putObject(newPod("moved"))
+		defer w.run()()
+		pass(time.Second)
+		if got := len(w.running("stays")) + len(w.running("moved")); got != 0 {
+			t.Errorf("%d containers run before the cluster was heard, want none", got)
+		}
+		w.commit(object.Delete(state.Key{Kind: object.KindPod, Namespace: "default", Name: "moved"}, object.Version(w.get("moved"))))
+		close(w.synced)
+		pass(100 * time.Millisecond)
+		if len(w.running("stays")) != 1 || len(w.running("moved")) != 0 {
+			t.Errorf("running: %v and %v, want the Pod that is still here, and not the one that has moved", w.running("stays"), w.running("moved"))
+		}
+	})
+}
+
+func TestAReturningMachineThatHearsNobodyStartsWhatItRan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, containertest.RunForever)
+		w.synced = make(chan struct{})
+		w.putObject(newPod("a"))
+		defer w.run()()
+		pass(alonePatience + 100*time.Millisecond)
+		if got := len(w.running("a")); got != 1 {
+			t.Errorf("%d containers run after %v alone, want 1", got, alonePatience)
+		}
+	})
 }
 
 func TestADeletedPodIsStoppedAndThenGone(t *testing.T) {
