@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strings"
 	"sync"
 
 	"connectrpc.com/connect/v2"
@@ -125,6 +126,7 @@ func (s *Server) execHere(ctx context.Context, start *skeinv1.ExecStart, stream 
 			cancel() // the client is gone: leave nothing running
 		}
 	}()
+	var refused holdback
 	req := ExecRequest{
 		UID: start.GetPod().GetName(), Container: start.GetContainer(),
 		Command: start.GetCommand(), Env: start.GetEnv(), TTY: start.GetTty(), Resize: resize,
@@ -140,13 +142,58 @@ func (s *Server) execHere(ctx context.Context, start *skeinv1.ExecStart, stream 
 	} else {
 		go func() { _, _ = io.Copy(io.Discard, stdin) }() // nobody reads it; it ends with the pipe
 	}
+	refused.to, req.Stderr = req.Stderr, &refused
 	code, err := s.cfg.Pods.PodExec(ctx, req)
 	if err != nil {
-		return refuse(connect.CodeFailedPrecondition, exitFailed, "", "exec: %v", err)
+		return cannotExec(err)
 	}
+	refused.release()
 	mu.Lock()
 	defer mu.Unlock()
 	return stream.Send(&skeinv1.ExecResponse{Message: &skeinv1.ExecResponse_ExitCode{ExitCode: int32(code)}}) //nolint:gosec // an exit code
+}
+
+// startFailed begins what the runtime says, on the program's own standard error
+// and in its error, when there is no such program.
+const startFailed = "exec failed: unable to start container process: "
+
+// cannotExec says why a program did not start. Shells have exit codes for that.
+func cannotExec(err error) error {
+	_, why, ok := strings.Cut(err.Error(), startFailed)
+	if !ok {
+		return refuse(connect.CodeFailedPrecondition, exitFailed, "", "exec: %v", err)
+	}
+	why = strings.TrimPrefix(why, "exec: ")
+	code := int32(126)
+	if strings.Contains(why, "not found") || strings.Contains(why, "no such file") {
+		code = 127
+	}
+	return refuse(connect.CodeFailedPrecondition, code, "", "cannot start the program: %s", strings.TrimSpace(why))
+}
+
+// A holdback keeps what the runtime writes in the program's place until it is
+// known that the program wrote it.
+type holdback struct {
+	to    io.Writer
+	begun bool
+	kept  []byte
+}
+
+func (h *holdback) Write(b []byte) (int, error) {
+	if !h.begun && strings.HasPrefix(string(b), startFailed) {
+		h.begun, h.kept = true, append(h.kept, b...)
+		return len(b), nil
+	}
+	h.begun = true
+	h.release()
+	return h.to.Write(b)
+}
+
+func (h *holdback) release() {
+	if h.kept != nil {
+		_, _ = h.to.Write(h.kept) // the client is gone, which ends the call
+		h.kept = nil
+	}
 }
 
 // pump hands on what the client types. It returns nil once the client has said
