@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
@@ -118,9 +119,13 @@ func (w *watcher) vanished() []string {
 	return keys
 }
 
-// flush prints the rows that differ from what was printed of them.
+// flush prints the rows that differ from what was printed of them. Those that
+// are there from the start come in the order of a list.
 func (w *watcher) flush() error {
 	var rows [][]string
+	if len(w.known) == 0 && !slices.Contains(w.grid.columns, "LAST SEEN") {
+		slices.SortStableFunc(w.pending, func(a, b *skeinv1.TableRow) int { return strings.Compare(a.GetKey(), b.GetKey()) })
+	}
 	for _, row := range w.pending {
 		if slices.Equal(w.known[row.GetKey()], row.GetCells()) {
 			continue
