@@ -17,8 +17,8 @@ func cleanupCommand() *cli.Command {
 		UsageText: `skeind cleanup --yes
 skeind cleanup --data-dir /srv/skein --yes`,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "data-dir", Value: "/var/lib/skein", Usage: "of the agent", EnvVars: []string{"SKEIN_DATA_DIR"}},
-			&cli.StringFlag{Name: "socket", Value: "/run/skein/skein.sock", Usage: "of the agent", EnvVars: []string{"SKEIN_SOCKET"}},
+			&cli.StringFlag{Name: "data-dir", Value: "/var/lib/skein", Usage: "the agent's `FOLDER` of state", EnvVars: []string{"SKEIN_DATA_DIR"}},
+			&cli.StringFlag{Name: "socket", Value: "/run/skein/skein.sock", Usage: "`PATH` of the agent's socket", EnvVars: []string{"SKEIN_SOCKET"}},
 			&cli.StringFlag{Name: "cgroup-parent", Value: "/skein", Hidden: true},
 			&cli.BoolFlag{Name: "yes", Usage: "go ahead: the containers of this machine end, and its data is gone"},
 		},

@@ -26,6 +26,7 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == unpackVerb {
 		os.Exit(image.UnpackMain(os.Args[2:]))
 	}
+	cli.FlagStringer = plainDefaults(cli.FlagStringer)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	err := app().RunContext(ctx, os.Args)
 	stop()
@@ -62,6 +63,21 @@ func exit(err error) int {
 	return code
 }
 
+// plainDefaults leaves out of a flag's help the defaults that say nothing.
+func plainDefaults(text func(cli.Flag) string) func(cli.Flag) string {
+	empty := strings.NewReplacer(" (default: false)", "", " (default: 0)", "", " (default: 0s)", "")
+	return func(f cli.Flag) string { return empty.Replace(text(f)) }
+}
+
+// withoutHelpVerb spares every command a verb that --help makes idle.
+func withoutHelpVerb(commands []*cli.Command) []*cli.Command {
+	for _, c := range commands {
+		c.HideHelpCommand = true
+		withoutHelpVerb(c.Subcommands)
+	}
+	return commands
+}
+
 func app() *cli.App {
 	return &cli.App{
 		Name:    "skeind",
@@ -72,7 +88,7 @@ skeind run --join 192.0.2.10:7373 --token skein1-…      every other machine
 skeind lab up                                           a cluster of three on this machine`,
 		HideHelpCommand: true,
 		ExitErrHandler:  func(*cli.Context, error) {}, // exit says it
-		Commands:        []*cli.Command{runCommand(), agentCommand(), lab.Command(), cleanupCommand()},
+		Commands:        withoutHelpVerb([]*cli.Command{runCommand(), agentCommand(), lab.Command(), cleanupCommand()}),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return &agent.UsageError{Text: fmt.Sprintf("there is no command %q", c.Args().First()), Hint: "see them with \"skeind --help\""}

@@ -30,14 +30,14 @@ func runFlags() []cli.Flag {
 		&cli.StringFlag{Name: "token", Usage: "the `TOKEN` to join with", EnvVars: env("TOKEN")},
 		&cli.StringFlag{Name: "token-file", Usage: "a `FILE` with the token to join with", EnvVars: env("TOKEN_FILE")},
 		&cli.StringFlag{Name: "config", Usage: "a YAML `FILE` with these same settings", EnvVars: env("AGENT_CONFIG")}, // SKEIN_CONFIG is that of skein
-		&cli.StringFlag{Name: "data-dir", Usage: "where state is kept", Value: "/var/lib/skein", EnvVars: env("DATA_DIR")},
+		&cli.StringFlag{Name: "data-dir", Usage: "`FOLDER` where state is kept", Value: "/var/lib/skein", EnvVars: env("DATA_DIR")},
 		&cli.StringFlag{Name: "listen", Usage: "`ADDRESS` to listen on, TCP and UDP", Value: "0.0.0.0:7373", EnvVars: env("LISTEN")},
 		&cli.StringFlag{Name: "advertise", Usage: "`ADDRESS` by which other machines reach this one", EnvVars: env("ADVERTISE")},
 		&cli.StringFlag{Name: "name", Usage: "this machine's `NAME` (default: its host name)", EnvVars: env("NAME")},
 		&cli.StringSliceFlag{Name: "label", Usage: "`KEY=VALUE` to choose this machine by", EnvVars: env("LABEL")},
 		&cli.StringFlag{Name: "socket", Usage: "`PATH` of the local socket", Value: "/run/skein/skein.sock", EnvVars: env("SOCKET")},
-		&cli.StringFlag{Name: "log-level", Usage: "debug, info, warn or error", Value: "info", EnvVars: env("LOG_LEVEL")},
-		&cli.StringFlag{Name: "log-format", Usage: "text or json", Value: "text", EnvVars: env("LOG_FORMAT")},
+		&cli.StringFlag{Name: "log-level", Usage: "least `LEVEL` to log: debug, info, warn or error", Value: "info", EnvVars: env("LOG_LEVEL")},
+		&cli.StringFlag{Name: "log-format", Usage: "`FORMAT` of the log: text or json", Value: "text", EnvVars: env("LOG_FORMAT")},
 		&cli.StringFlag{Name: "cgroup-parent", Hidden: true, Value: "/skein", EnvVars: env("CGROUP_PARENT")},
 		&cli.BoolFlag{Name: "demo-images", Usage: "keep the images skein/demo:v1, :v2 and :bad", EnvVars: env("DEMO_IMAGES")},
 	}
