@@ -135,7 +135,7 @@ const exitCodes = `
 | 7 | no leader (reads are still answered, with their age) |
 | 130 | cancelled |
 
-` + "`skein exec`" + ` exits with the program's own code. A failure is one line, ` + "`skein: …`" + `, and where there is a way
+` + "`skein exec`" + ` exits with the program's own code, or 127 or 126 if it cannot be started. A failure is one line, ` + "`skein: …`" + `, and where there is a way
 out another, ` + "`hint: …`" + `.
 `
 
