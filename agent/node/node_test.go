@@ -2,7 +2,9 @@ package node
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"strings"
@@ -362,6 +364,43 @@ func TestAFailingLivenessProbeRestartsTheContainer(t *testing.T) {
 		pass(time.Hour)
 		if got := w.get("a").Status.ContainerStatuses[0].RestartCount; got != 1 {
 			t.Errorf("%d restarts after an hour of health, want 1", got)
+		}
+	})
+}
+
+func TestEachStartIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(container.Spec) containertest.Process {
+			return containertest.Process{Runs: containertest.Forever, StartTime: 50 * time.Millisecond}
+		})
+		defer w.run()()
+		const pods = 20
+		for i := range pods {
+			name := fmt.Sprint("p", i)
+			w.putObject(newPod(name))
+			pass(10 * time.Millisecond)
+			w.putObject(newPod(name, func(p *corev1.Pod) { p.Labels = map[string]string{"changed": "while it starts"} }))
+			pass(100 * time.Millisecond)
+		}
+		pass(time.Minute)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		told := map[string]int{}
+		for _, r := range w.reports {
+			for _, body := range r.GetEvents() {
+				var ev corev1.Event
+				if err := json.Unmarshal(body, &ev); err != nil {
+					t.Fatal(err)
+				}
+				if ev.Reason == "Started" {
+					told[ev.InvolvedObject.Name]++
+				}
+			}
+		}
+		for i := range pods {
+			if name := fmt.Sprint("p", i); told[name] != 1 {
+				t.Errorf("the one start of Pod %s was told %d times", name, told[name])
+			}
 		}
 	})
 }

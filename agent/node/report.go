@@ -40,6 +40,7 @@ type reports struct {
 	node   []byte
 	labels []byte
 	events [][]byte
+	first  int // the number of events[0], counted from the start
 }
 
 func newReports(to Reporter, log *slog.Logger) *reports {
@@ -131,7 +132,7 @@ func (r *reports) event(pod *corev1.Pod, node, kind, reason, message string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if len(r.events) >= maxEvents {
-		r.events = slices.Delete(r.events, 0, 1)
+		r.forgetEvents(r.first + 1)
 	}
 	r.events = append(r.events, body)
 	r.wake()
@@ -175,13 +176,13 @@ func (r *reports) run(ctx context.Context) error {
 // send says all that waits, in one call. What changes meanwhile stays.
 func (r *reports) send(ctx context.Context) error {
 	r.mu.Lock()
-	req := &skeinv1.ReportRequest{NodeStatus: r.node, NodeLabels: r.labels, Events: r.events}
+	req := &skeinv1.ReportRequest{NodeStatus: r.node, NodeLabels: r.labels, Events: slices.Clone(r.events)}
 	for _, p := range r.pods {
 		req.Pods = append(req.Pods, p)
 	}
-	events := len(r.events)
+	upTo := r.first + len(r.events)
 	r.mu.Unlock()
-	if len(req.Pods) == 0 && len(req.NodeStatus) == 0 && events == 0 {
+	if len(req.Pods) == 0 && len(req.NodeStatus) == 0 && len(req.Events) == 0 {
 		return nil
 	}
 	slices.SortFunc(req.Pods, func(a, b *skeinv1.PodStatus) int {
@@ -207,6 +208,14 @@ func (r *reports) send(ctx context.Context) error {
 	if bytes.Equal(r.node, req.NodeStatus) && bytes.Equal(r.labels, req.NodeLabels) {
 		r.node, r.labels = nil, nil
 	}
-	r.events = slices.Delete(r.events, 0, min(events, len(r.events)))
+	r.forgetEvents(upTo)
 	return nil
+}
+
+// forgetEvents drops the events before a number. It is called with mu held.
+func (r *reports) forgetEvents(before int) {
+	if n := before - r.first; n > 0 {
+		r.events = slices.Delete(r.events, 0, n)
+		r.first = before
+	}
 }

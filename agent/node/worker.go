@@ -264,7 +264,7 @@ func (w *worker) ensure(ctx context.Context, pod *corev1.Pod) (time.Time, bool, 
 
 		outcomes []outcome
 	)
-	have := w.node.statuses(w.uid)
+	have := w.relist(ctx, w.node.statuses(w.uid)) // those were listed for all Pods, perhaps before our last start
 	acted := false
 	for i := range pod.Spec.Containers {
 		c := &pod.Spec.Containers[i]
