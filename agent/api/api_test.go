@@ -411,3 +411,24 @@ func TestDurationsAreSpelledShort(t *testing.T) {
 		}
 	}
 }
+
+func TestANodeDoesNotJudgeWhetherItIsThere(t *testing.T) {
+	w := newWorld(t)
+	status, err := json.Marshal(corev1.NodeStatus{Conditions: []corev1.NodeCondition{
+		{Type: corev1.NodeReady, Status: corev1.ConditionTrue}, {Type: corev1.NodeDiskPressure, Status: corev1.ConditionTrue},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.server.Reported(t.Context(), "n1", &skeinv1.ReportRequest{NodeStatus: status}); err != nil {
+		t.Fatal(err)
+	}
+	node, _ := w.server.node("n1")
+	got := map[corev1.NodeConditionType]corev1.ConditionStatus{}
+	for _, c := range node.Status.Conditions {
+		got[c.Type] = c.Status
+	}
+	if got[corev1.NodeReady] != corev1.ConditionUnknown || got[corev1.NodeDiskPressure] != corev1.ConditionTrue {
+		t.Errorf("conditions %v, want the leader's word on Ready and the node's on its disk", got)
+	}
+}

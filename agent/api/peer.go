@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -230,6 +231,9 @@ func (s *Server) nodeReport(name string, req *skeinv1.ReportRequest) (*logv1.Op,
 	if err := json.Unmarshal(req.GetNodeStatus(), &status); err != nil {
 		return nil, badRequest("status of node %s: %v", name, err)
 	}
+	status.Conditions = slices.DeleteFunc(status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady // whether it is there is the leader's to say
+	})
 	for _, c := range node.Status.Conditions { // the leader's verdict, and times of what did not change
 		found := false
 		for i := range status.Conditions {
