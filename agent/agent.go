@@ -94,8 +94,7 @@ func New(ctx context.Context, cfg Config) (a *Agent, err error) {
 		}
 		a.cfg.Advertise = netip.AddrPortFrom(addr, cfg.Listen.Port())
 	}
-	fresh, err := a.identify(ctx)
-	if err != nil {
+	if err := a.identify(ctx); err != nil {
 		return a, err
 	}
 	a.dialer = identity.NewDialer(a.id, a.verify, identity.TCPDialer())
@@ -103,7 +102,7 @@ func New(ctx context.Context, cfg Config) (a *Agent, err error) {
 		return a, err
 	}
 	a.peers = newPeers(a)
-	for _, open := range []func() error{func() error { return a.agree(fresh) }, a.meet, a.prepareRuntime} {
+	for _, open := range []func() error{a.agree, a.meet, a.prepareRuntime} {
 		if err := open(); err != nil {
 			return a, err
 		}
@@ -112,7 +111,7 @@ func New(ctx context.Context, cfg Config) (a *Agent, err error) {
 }
 
 // agree opens what consensus is made of.
-func (a *Agent) agree(fresh bool) error {
+func (a *Agent) agree() error {
 	var err error
 	if a.stores, err = consensus.OpenStores(filepath.Join(a.cfg.DataDir, "raft"), a.log); err != nil {
 		return fmt.Errorf("open the raft log: %w", err)
@@ -123,7 +122,7 @@ func (a *Agent) agree(fresh bool) error {
 	})
 	a.raft, err = consensus.Open(consensus.Config{
 		Name: a.cfg.Name, Log: a.stores.Log, Stable: a.stores.Stable, Snapshots: a.stores.Snapshots,
-		Transport: transport, Logger: a.log, Bootstrap: fresh && a.cfg.Init,
+		Transport: transport, Logger: a.log, Bootstrap: a.unseeded(),
 		CommitTimeout: commitTimeout,
 	})
 	if err != nil {

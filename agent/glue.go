@@ -44,7 +44,7 @@ func (a *Agent) nodeObject(name string) (*corev1.Node, bool) {
 func (a *Agent) enrolled(name string, key crypto.PublicKey) error {
 	n, ok := a.nodeObject(name)
 	switch {
-	case !ok && (!a.replica.Synced() || a.compass.votes(name)):
+	case !ok && !a.replica.Synced():
 		return nil // a newcomer knows nobody yet and has the CA's word alone
 	case !ok:
 		return errors.New("no such node in the cluster")
@@ -283,8 +283,37 @@ func (a *Agent) useKeys() error {
 	return errors.Join(a.id.SetGossipKeys(keys), a.gossip.SetKeys(keys))
 }
 
+// voters lists the other nodes that vote, and where they are: those of raft's
+// own configuration, on a node that is in it. Only they are remembered for the
+// next start: whoever is asked then is believed in who leads and who votes.
+func (a *Agent) voters() []identity.Peer {
+	names := a.compass.names()
+	if in, _ := a.member(); in {
+		names = nil
+		members, _, err := a.raft.Members()
+		if err != nil {
+			return a.id.Peers()
+		}
+		for _, m := range members {
+			if m.Voter {
+				names = append(names, m.Name)
+			}
+		}
+	}
+	var out []identity.Peer
+	known := map[string]netip.AddrPort{}
+	for _, name := range names {
+		if addr, ok := a.peers.Addr(name); ok && name != a.cfg.Name {
+			out = append(out, identity.Peer{Name: name, Addr: addr})
+			known[name] = addr
+		}
+	}
+	a.compass.told(a.compass.leads(), known)
+	return out
+}
+
 // watchPeers tells gossip and the port when nodes come and go, and remembers
-// where they are for the next start.
+// where the voters are for the next start.
 func (a *Agent) watchPeers(ctx context.Context) error {
 	watch := a.replica.Store().Changed(state.Selector{Kind: object.KindNode})
 	defer watch.Close()
@@ -296,12 +325,8 @@ func (a *Agent) watchPeers(ctx context.Context) error {
 			names = now
 			a.gossip.Refresh()
 			a.ports.mux.Recheck()
-			var keep []identity.Peer
-			for _, p := range peers {
-				keep = append(keep, identity.Peer(p))
-			}
-			if err := a.id.SetPeers(keep); err != nil {
-				a.log.Warn("cannot remember the other nodes", "err", err)
+			if err := a.id.SetPeers(a.voters()); err != nil {
+				a.log.Warn("cannot remember the voters", "err", err)
 			}
 		}
 		select {

@@ -59,25 +59,26 @@ func Joined(cfg Config) bool {
 func identityDir(cfg Config) string { return filepath.Join(cfg.DataDir, "identity") }
 
 // identify finds out who this node is: what it was, the first node of a new
-// cluster, or a newcomer to another. fresh tells that it was nobody before.
-func (a *Agent) identify(ctx context.Context) (fresh bool, err error) {
+// cluster, or a newcomer to another.
+func (a *Agent) identify(ctx context.Context) error {
 	if err := Check(a.cfg); err != nil {
-		return false, err
+		return err
 	}
 	dir := identityDir(a.cfg)
+	var err error
 	a.id, err = identity.Load(dir)
 	switch {
 	case err == nil:
 		a.cfg.Name = a.id.Name()
 	case !errors.Is(err, fs.ErrNotExist):
-		return false, fmt.Errorf("read this node's identity: %w", err)
+		return fmt.Errorf("read this node's identity: %w", err)
 	case a.cfg.Init:
-		fresh, err = true, a.found(dir)
+		err = a.found(dir)
 	default:
-		fresh, err = true, a.join(ctx, dir)
+		err = a.join(ctx, dir)
 	}
 	if err != nil {
-		return fresh, err
+		return err
 	}
 	known := map[string]netip.AddrPort{}
 	for _, p := range a.id.Peers() {
@@ -85,7 +86,7 @@ func (a *Agent) identify(ctx context.Context) (fresh bool, err error) {
 	}
 	a.compass.told("", known)
 	a.voting = &voting{agent: a}
-	return fresh || a.unseeded(), nil
+	return nil
 }
 
 // found makes the first node of a new cluster. Its CA waits, sealed, in a file

@@ -74,8 +74,12 @@ func (p *peers) Addr(node string) (netip.AddrPort, bool) {
 	return p.agent.compass.addr(node)
 }
 
-// Votes tells whether a node votes, as far as this one was told.
-func (p *peers) Votes(node string) bool { return p.agent.compass.votes(node) }
+// Votes tells whether a node votes, as far as this one was told. A node that
+// takes part in raft knows that itself.
+func (p *peers) Votes(node string) bool {
+	in, _ := p.agent.member()
+	return !in && p.agent.compass.votes(node)
+}
 
 // Probe tries to reach a node from here.
 func (p *peers) Probe(ctx context.Context, node string, addr netip.AddrPort, _ uint64) skeinv1.ProbeResult {
@@ -102,7 +106,7 @@ func (p *peers) Health() map[string]api.Health {
 	out := map[string]api.Health{}
 	for _, m := range p.agent.gossip.Members() {
 		h := api.Health{
-			State: m.State.String(), Voter: voters[m.Name] || p.agent.compass.votes(m.Name), Seen: m.Since,
+			State: m.State.String(), Voter: voters[m.Name] || p.Votes(m.Name), Seen: m.Since,
 			CPU: share(m.Meta.Load.CPU), Memory: share(m.Meta.Load.Memory), Disk: share(m.Meta.Load.Disk),
 		}
 		out[m.Name] = h
