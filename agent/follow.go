@@ -92,6 +92,27 @@ func (a *Agent) leader() string {
 	return a.compass.leads()
 }
 
+// whileLeads ends the context when somebody else leads, or nobody.
+func (a *Agent) whileLeads(ctx context.Context, leader string) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	go func() {
+		defer cancel()
+		for {
+			changed, heard := a.raft.LeaderChanged(), a.gossip.Changed()
+			if a.leader() != leader {
+				return
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-changed:
+			case <-heard: // by which a node outside of raft learns it
+			}
+		}
+	}()
+	return ctx, cancel
+}
+
 // askPatience is how long one voter may take to say who leads.
 const askPatience = time.Second
 

@@ -162,7 +162,9 @@ var errNobody = errors.New("nobody to follow: no leader, and no voter is known")
 // reporter brings reports to whoever leads.
 type reporter struct{ agent *Agent }
 
-// Report says it to the leader, which may be this agent.
+// Report says it to the leader, which may be this agent. When another leads
+// meanwhile, that one must hear it: a dead leader's connection takes seconds to
+// fail, in which nobody would know what runs here.
 func (r reporter) Report(ctx context.Context, req *skeinv1.ReportRequest) error {
 	leader := r.agent.leader()
 	switch leader {
@@ -171,11 +173,13 @@ func (r reporter) Report(ctx context.Context, req *skeinv1.ReportRequest) error 
 	case r.agent.cfg.Name:
 		return r.agent.api.Reported(ctx, leader, req)
 	}
+	ctx, cancel := r.agent.whileLeads(ctx, leader)
+	defer cancel()
 	_, err := r.agent.peers.Client(leader).Report(ctx, req)
 	return err
 }
 
-// reportSuspicion tells the leader that this node misses another.
+// suspicion tells the leader that this node misses another.
 func (r reporter) suspicion(ctx context.Context, rep gossip.Report) {
 	req := &skeinv1.SuspectRequest{
 		Node: rep.Node, Epoch: rep.Epoch, Cleared: rep.Cleared, View: rep.View, SilentMs: rep.Silent.Milliseconds(),
