@@ -16,6 +16,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -23,7 +25,22 @@ const (
 	forwardLog  = "forward.log"
 	// dialWait bounds one attempt. An agent that is gone refuses at once.
 	dialWait = time.Second
+	// deafFor is how long a node may leave unanswered what was sent to it. One
+	// without power says no goodbye, and a client would wait for it.
+	deafFor = time.Second
 )
+
+// keepalive asks a node that has nothing to say whether it is there.
+var keepalive = net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 1}
+
+// impatient gives a connection up after deafFor.
+func impatient(_, _ string, c syscall.RawConn) error {
+	var err error
+	cerr := c.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(deafFor.Milliseconds()))
+	})
+	return errors.Join(cerr, err)
+}
 
 // A forwarder is written down by the process itself, before it listens.
 type forwarder struct {
@@ -218,7 +235,7 @@ func (p *pass) dial(ctx context.Context) (net.Conn, error) {
 		}
 		var c net.Conn
 		err := inside(l.namespace(n), func() error {
-			d := net.Dialer{Timeout: dialWait} // an address needs no other goroutine
+			d := net.Dialer{Timeout: dialWait, Control: impatient, KeepAliveConfig: keepalive} // an address needs no other goroutine
 			var err error
 			c, err = d.DialContext(ctx, "tcp4", n.advertise())
 			return err
