@@ -171,7 +171,7 @@ func (n *Node) ruleTerm(ctx context.Context, r *raft.Raft, now *reign) error {
 // ascend makes the store current and reports whether the reign still lasts. The
 // first leader of a cluster also names the lineage of its indexes.
 func (n *Node) ascend(ctx context.Context, r *raft.Raft, now *reign) bool {
-	if err := n.call(ctx, func() error { return r.Barrier(0).Error() }); err != nil {
+	if !n.insist(ctx, r, now, func() error { return r.Barrier(0).Error() }) {
 		return false
 	}
 	if r.CurrentTerm() != now.term {
@@ -179,8 +179,7 @@ func (n *Node) ascend(ctx context.Context, r *raft.Raft, now *reign) bool {
 	}
 	if n.store.Epoch() == "" {
 		data := newCodec().encode(epochEntry(rand.Text()))
-		if err := n.call(ctx, func() error { return r.Apply(data, 0).Error() }); err != nil {
-			n.log.WarnContext(ctx, "epoch not written", "term", now.term, "err", err)
+		if !n.insist(ctx, r, now, func() error { return r.Apply(data, 0).Error() }) {
 			return false
 		}
 	}
@@ -189,6 +188,33 @@ func (n *Node) ascend(ctx context.Context, r *raft.Raft, now *reign) bool {
 	now.mu.Unlock()
 	n.updateLeader(r)
 	return !now.over()
+}
+
+// insistEvery is the pause between two attempts at what raft refuses.
+const insistEvery = 20 * time.Millisecond
+
+// insist does what a reign cannot begin without, and reports whether the reign
+// still lasts. Raft refuses for a moment what a new leader asks while its own
+// hand-over of an earlier term is being wound up; to give up then would leave
+// the cluster with a leader that never leads.
+func (n *Node) insist(ctx context.Context, r *raft.Raft, now *reign, do func() error) bool {
+	for {
+		err := n.call(ctx, do)
+		if err == nil {
+			return true
+		}
+		if ctx.Err() != nil || now.over() || r.State() != raft.Leader {
+			return false
+		}
+		n.log.DebugContext(ctx, "raft refuses its leader", "term", now.term, "err", err)
+		pause := time.NewTimer(insistEvery)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+			return false
+		}
+	}
 }
 
 // stalled is called when a log write takes too long. Heartbeats would go on

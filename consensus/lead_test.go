@@ -32,17 +32,36 @@ func TestLeadershipLostAndWonAgainIsTwoTerms(t *testing.T) {
 		terms := newTerms(t)
 		n1, n2, n3 := c.three(terms.duty(0))
 		c.everywhere(c.commit(n1, put("a", "1", 0)), n2, n3)
-		for range 3 { // away and back before anybody looks
-			_ = n1.TransferLeadership(t.Context(), "n2")
-			c.leader(n1)
-			_ = n2.TransferLeadership(t.Context(), "n1")
-			c.leader(n2)
+		begun := func(n int) {
+			t.Helper()
+			c.within(10*time.Second, "a duty of each term", func() bool { return terms.count() == n })
+		}
+		begun(1)
+		for i := range 3 {
+			handOver(t, n1, "n2")
+			begun(2*i + 2)
+			handOver(t, n2, "n1")
+			begun(2*i + 3)
 		}
 		time.Sleep(time.Second)
 		if got := terms.count(); got != 7 {
 			t.Errorf("%d terms for 7 elections: %v", got, terms.seen)
 		}
 	})
+}
+
+// handOver makes another node lead. Raft refuses while it does not know yet how
+// far that one is, as right after an election.
+func handOver(t *testing.T, from *testNode, to string) {
+	t.Helper()
+	var err error
+	for range 100 {
+		if err = from.TransferLeadership(t.Context(), to); err == nil || !from.IsLeader() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("leadership was not handed to %s: %v", to, err)
 }
 
 func TestADutySeesWhatEarlierTermsCommitted(t *testing.T) {
