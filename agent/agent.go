@@ -14,7 +14,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"github.com/google/uuid"
@@ -29,8 +28,6 @@ import (
 	"github.com/skein-dev/skein/consensus"
 	"github.com/skein-dev/skein/consensus/state"
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
-	"github.com/skein-dev/skein/runtime/image"
-	"github.com/skein-dev/skein/runtime/runc"
 )
 
 // An Agent is all of skein on one machine.
@@ -53,8 +50,8 @@ type Agent struct {
 	raft    *consensus.Node
 	replica *consensus.Replica
 	gossip  *gossip.Gossip
-	driver  *runc.Driver
-	store   *image.Store
+	driver  Driver
+	store   ImageStore
 	duties  *leader.Leader
 	node    *node.Node
 	api     *api.Server
@@ -76,6 +73,7 @@ func New(ctx context.Context, cfg Config) (a *Agent, err error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
+	cfg.World.complete(cfg.Logger)
 	a = &Agent{cfg: cfg, log: cfg.Logger, compass: &compass{}, suspicions: newSuspicions()}
 	a.suspicions.agent = a
 	defer func() {
@@ -97,8 +95,8 @@ func New(ctx context.Context, cfg Config) (a *Agent, err error) {
 	if err := a.identify(ctx); err != nil {
 		return a, err
 	}
-	a.dialer = identity.NewDialer(a.id, a.verify, identity.TCPDialer())
-	if a.ports, err = listen(ctx, a.cfg.Listen, a.id, a.verify, a.log); err != nil {
+	a.dialer = identity.NewDialer(a.id, a.verify, a.cfg.World.Network.Dial)
+	if a.ports, err = listen(ctx, a.cfg.World.Network, a.cfg.Listen, a.id, a.verify, a.log); err != nil {
 		return a, err
 	}
 	a.peers = newPeers(a)
@@ -113,7 +111,7 @@ func New(ctx context.Context, cfg Config) (a *Agent, err error) {
 // agree opens what consensus is made of.
 func (a *Agent) agree() error {
 	var err error
-	if a.stores, err = consensus.OpenStores(filepath.Join(a.cfg.DataDir, "raft"), a.log); err != nil {
+	if a.stores, err = a.cfg.World.Stores(filepath.Join(a.cfg.DataDir, "raft"), a.log); err != nil {
 		return fmt.Errorf("open the raft log: %w", err)
 	}
 	transport := consensus.NewTransport(consensus.TransportConfig{
@@ -146,7 +144,7 @@ func (a *Agent) meet() error {
 	if err != nil {
 		return fmt.Errorf("count the starts of this agent: %w", err)
 	}
-	a.sampler = newSampler(a.cfg.DataDir, a.log)
+	a.sampler = newSampler(a.cfg.World.Load(a.cfg), a.log)
 	a.gossip, err = gossip.New(gossip.Config{
 		Name: a.cfg.Name, Advertise: a.cfg.Advertise, Epoch: epoch,
 		Packets: a.ports.packets, Streams: a.ports.mux.Listener(identity.ProtoGossip),
@@ -156,34 +154,22 @@ func (a *Agent) meet() error {
 			}
 			return a.dialer.Dial(ctx, addr.String(), identity.ProtoGossip, name)
 		},
-		DialPacket: func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "udp", addr.String())
-		},
-		Knock:  knock,
-		Keys:   a.id.GossipKeys(),
-		Meta:   func() gossip.Meta { return gossip.Meta{Format: formatVersion, Epoch: epoch, Load: a.sampler.load()} },
-		Known:  a.knows,
-		Domain: a.zone,
-		Peers:  a.everybody,
-		Report: a.suspicions.add,
-		Sign:   a.id.Claim,
-		Verify: a.verifyClaim,
-		Logger: a.log,
+		DialPacket: a.cfg.World.Network.DialPacket,
+		Knock:      a.cfg.World.Network.Knock,
+		Keys:       a.id.GossipKeys(),
+		Meta:       func() gossip.Meta { return gossip.Meta{Format: formatVersion, Epoch: epoch, Load: a.sampler.load()} },
+		Known:      a.knows,
+		Domain:     a.zone,
+		Peers:      a.everybody,
+		Report:     a.suspicions.add,
+		Sign:       a.id.Claim,
+		Verify:     a.verifyClaim,
+		Logger:     a.log,
 	})
 	if err != nil {
 		return fmt.Errorf("open gossip: %w", err)
 	}
 	return nil
-}
-
-// knock tells whether the kernel of a machine takes or refuses a connection.
-func knock(ctx context.Context, addr netip.AddrPort) bool {
-	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr.String())
-	if err == nil {
-		_ = conn.Close() // it was only a question
-		return true
-	}
-	return errors.Is(err, syscall.ECONNREFUSED)
 }
 
 // commitTimeout is how late the other voters may learn of the last commit while
@@ -198,29 +184,11 @@ const formatVersion = 1
 
 // prepareRuntime opens what runs containers here.
 func (a *Agent) prepareRuntime() error {
-	bytes, err := a.cfg.Runc()
-	if err != nil {
-		return fmt.Errorf("carry out runc: %w", err)
-	}
-	program, err := runc.Seal("runc", bytes)
-	if err != nil {
-		return fmt.Errorf("carry out runc: %w", err)
-	}
-	a.driver, err = runc.New(runc.Config{
-		Program:      program,
-		StateDir:     filepath.Join(a.cfg.DataDir, "containers"),
-		RunDir:       a.cfg.RunDir,
-		KeeperDir:    a.cfg.KeeperDir,
-		CgroupParent: a.cfg.CgroupParent,
-		Logger:       a.log,
-	})
-	if err != nil {
+	var err error
+	if a.driver, err = a.cfg.World.Driver(a.cfg); err != nil {
 		return fmt.Errorf("open the runtime: %w", err)
 	}
-	a.store, err = image.Open(image.Options{
-		Dir: filepath.Join(a.cfg.DataDir, "images"), UnpackCommand: a.cfg.UnpackArgs, Logger: a.log,
-	})
-	if err != nil {
+	if a.store, err = a.cfg.World.Images(a.cfg); err != nil {
 		return fmt.Errorf("open the image store: %w", err)
 	}
 	a.images = newImages(a, a.store)
@@ -229,7 +197,7 @@ func (a *Agent) prepareRuntime() error {
 
 // assemble makes the parts that use the others.
 func (a *Agent) assemble() error {
-	what, err := machine(a.cfg)
+	what, err := a.cfg.World.Machine(a.cfg)
 	if err != nil {
 		return err
 	}

@@ -41,6 +41,8 @@ type Config struct {
 	Version      string
 	Logger       *slog.Logger
 	Announcement func(string) // what the operator wants to read once
+
+	World World // the machine around the agent; zero: the real one
 }
 
 // An UsageError says that the configuration cannot work as it stands.

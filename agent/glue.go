@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"runtime"
 	"slices"
 	"sync"
@@ -151,7 +150,7 @@ func (s *suspicions) run(ctx context.Context) error {
 // A sampler keeps this machine's load fresh.
 type sampler struct {
 	log     *slog.Logger
-	measure *gossip.Sampler
+	measure func() (gossip.Load, error)
 
 	mu   sync.Mutex
 	last gossip.Load
@@ -161,8 +160,8 @@ type sampler struct {
 // sampleEvery bounds how old a load may be. Who asks sooner gets the last one.
 const sampleEvery = 2 * time.Second
 
-func newSampler(dir string, log *slog.Logger) *sampler {
-	return &sampler{log: log, measure: gossip.NewSampler(os.DirFS("/proc"), diskUse(dir))}
+func newSampler(measure func() (gossip.Load, error), log *slog.Logger) *sampler {
+	return &sampler{log: log, measure: measure}
 }
 
 func (s *sampler) load() gossip.Load {
@@ -170,7 +169,7 @@ func (s *sampler) load() gossip.Load {
 	defer s.mu.Unlock()
 	if now := time.Now(); now.Sub(s.at) >= sampleEvery {
 		s.at = now
-		load, err := s.measure.Sample()
+		load, err := s.measure()
 		if err != nil {
 			s.log.Debug("cannot measure the load", "err", err)
 		}
@@ -399,7 +398,7 @@ func (a *Agent) bringDemo(ctx context.Context) error {
 func (a *Agent) reattest(ctx context.Context) error {
 	var errs []error
 	for _, p := range a.everybody() {
-		err := a.id.Reattest(ctx, p.Addr.String(), a.cfg.Advertise.String(), identity.TCPDialer())
+		err := a.id.Reattest(ctx, p.Addr.String(), a.cfg.Advertise.String(), a.cfg.World.Network.Dial)
 		if err == nil {
 			return nil
 		}

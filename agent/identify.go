@@ -150,7 +150,7 @@ func (a *Agent) join(ctx context.Context, dir string) error {
 	var errs []error
 	for _, addr := range a.cfg.Join {
 		ask, cancel := context.WithTimeout(ctx, joinPatience)
-		res, err := identity.Join(ask, addr, a.cfg.Token, key, a.cfg.Name, a.cfg.Advertise.String(), identity.TCPDialer())
+		res, err := identity.Join(ask, addr, a.cfg.Token, key, a.cfg.Name, a.cfg.Advertise.String(), a.cfg.World.Network.Dial)
 		cancel()
 		if refused := turnedAway(err); refused != nil {
 			return refused // as anybody else would say

@@ -24,13 +24,13 @@ import (
 // mean, and with the stores of the other machines.
 type images struct {
 	agent *Agent
-	store *image.Store
+	store ImageStore
 
 	mu      sync.Mutex
 	changed chan struct{}
 }
 
-func newImages(a *Agent, store *image.Store) *images {
+func newImages(a *Agent, store ImageStore) *images {
 	return &images{agent: a, store: store, changed: make(chan struct{})}
 }
 

@@ -26,12 +26,12 @@ type ports struct {
 	packets net.PacketConn
 }
 
-func listen(ctx context.Context, addr netip.AddrPort, id *identity.Identity, verify func(string, crypto.PublicKey, string) error, log *slog.Logger) (*ports, error) {
-	stream, err := identity.ListenTCP(ctx, addr.String())
+func listen(ctx context.Context, network Network, addr netip.AddrPort, id *identity.Identity, verify func(string, crypto.PublicKey, string) error, log *slog.Logger) (*ports, error) {
+	stream, err := network.Listen(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
-	packets, err := new(net.ListenConfig).ListenPacket(ctx, "udp", addr.String())
+	packets, err := network.ListenPacket(ctx, addr)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen: %w", err), stream.Close())
 	}

@@ -3,6 +3,7 @@ package consensus
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -20,7 +21,7 @@ type Stores struct {
 	Log       raft.LogStore
 	Stable    raft.StableStore
 	Snapshots raft.SnapshotStore
-	wal       *wal.WAL
+	Closer    io.Closer // of all of them
 }
 
 // OpenStores opens the stores in dir, which it makes if need be (mode 0700). One
@@ -43,12 +44,12 @@ func OpenStores(dir string, log *slog.Logger) (*Stores, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open snapshots in %s: %w", dir, err), w.Close())
 	}
-	return &Stores{Log: w, Stable: w, Snapshots: snaps, wal: w}, nil
+	return &Stores{Log: w, Stable: w, Snapshots: snaps, Closer: w}, nil
 }
 
 // Close closes the stores.
 func (s *Stores) Close() error {
-	if err := s.wal.Close(); err != nil {
+	if err := s.Closer.Close(); err != nil {
 		return fmt.Errorf("close log: %w", err)
 	}
 	return nil

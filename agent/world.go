@@ -1,0 +1,148 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/skein-dev/skein/agent/gossip"
+	"github.com/skein-dev/skein/agent/identity"
+	"github.com/skein-dev/skein/agent/node"
+	"github.com/skein-dev/skein/consensus"
+	"github.com/skein-dev/skein/runtime/container"
+	"github.com/skein-dev/skein/runtime/image"
+	"github.com/skein-dev/skein/runtime/runc"
+)
+
+// A World is the machine around an agent. What is nil is made for the machine
+// that this program runs on; tests hand in another.
+type World struct {
+	Network Network
+	// Stores opens what raft keeps in a directory.
+	Stores func(dir string, log *slog.Logger) (*consensus.Stores, error)
+	// Driver opens what runs containers here.
+	Driver func(Config) (Driver, error)
+	// Images opens where their root file systems come from.
+	Images func(Config) (ImageStore, error)
+	// Machine reads what this machine is and has.
+	Machine func(Config) (node.Machine, error)
+	// Load returns how to measure how busy it is.
+	Load func(Config) func() (gossip.Load, error)
+}
+
+// A Network reaches other machines, and is reached by them.
+type Network interface {
+	Listen(ctx context.Context, addr netip.AddrPort) (net.Listener, error)
+	ListenPacket(ctx context.Context, addr netip.AddrPort) (net.PacketConn, error)
+	// Dial opens a stream; network is "tcp".
+	Dial(ctx context.Context, network, addr string) (net.Conn, error)
+	// DialPacket opens a datagram socket that is told of refusals.
+	DialPacket(ctx context.Context, addr netip.AddrPort) (net.Conn, error)
+	// Knock tells whether the kernel of a machine takes or refuses a stream.
+	Knock(ctx context.Context, addr netip.AddrPort) bool
+}
+
+// A Driver runs containers, and notices what becomes of them until ctx ends.
+type Driver interface {
+	container.Driver
+	Run(ctx context.Context) error
+}
+
+// An ImageStore holds the images of one machine; image.Store is the real one.
+type ImageStore interface {
+	Resolve(ctx context.Context, ref string) (image.Descriptor, error)
+	Has(ctx context.Context, digest string) bool
+	Fetch(ctx context.Context, ref string, desc image.Descriptor, from image.Fetcher) error
+	Config(ctx context.Context, digest string) (image.Config, error)
+	Mounts(ctx context.Context, key, digest string) ([]container.Mount, error)
+	Release(ctx context.Context, key string) error
+	Snapshots(ctx context.Context) ([]string, error)
+	Collect(ctx context.Context) error
+	List(ctx context.Context) ([]image.Image, error)
+	Import(ctx context.Context, r io.Reader) ([]image.Imported, error)
+	OpenBlob(ctx context.Context, digest string) (image.Blob, int64, error)
+	Close() error
+}
+
+// complete fills in the real world where no other was handed in.
+func (w *World) complete(log *slog.Logger) {
+	if w.Network == nil {
+		w.Network = kernelNetwork{}
+	}
+	if w.Stores == nil {
+		w.Stores = consensus.OpenStores
+	}
+	if w.Driver == nil {
+		w.Driver = func(cfg Config) (Driver, error) { return openRunc(cfg, log) }
+	}
+	if w.Images == nil {
+		w.Images = func(cfg Config) (ImageStore, error) {
+			return image.Open(image.Options{
+				Dir: filepath.Join(cfg.DataDir, "images"), UnpackCommand: cfg.UnpackArgs, Logger: log,
+			})
+		}
+	}
+	if w.Machine == nil {
+		w.Machine = machine
+	}
+	if w.Load == nil {
+		w.Load = func(cfg Config) func() (gossip.Load, error) {
+			return gossip.NewSampler(os.DirFS("/proc"), diskUse(cfg.DataDir)).Sample
+		}
+	}
+}
+
+// openRunc opens the runtime of this machine: runc, as it is carried.
+func openRunc(cfg Config, log *slog.Logger) (Driver, error) {
+	bytes, err := cfg.Runc()
+	if err != nil {
+		return nil, fmt.Errorf("carry out runc: %w", err)
+	}
+	program, err := runc.Seal("runc", bytes)
+	if err != nil {
+		return nil, fmt.Errorf("carry out runc: %w", err)
+	}
+	return runc.New(runc.Config{
+		Program:      program,
+		StateDir:     filepath.Join(cfg.DataDir, "containers"),
+		RunDir:       cfg.RunDir,
+		KeeperDir:    cfg.KeeperDir,
+		CgroupParent: cfg.CgroupParent,
+		Logger:       log,
+	})
+}
+
+// kernelNetwork is this machine's own.
+type kernelNetwork struct{}
+
+func (kernelNetwork) Listen(ctx context.Context, addr netip.AddrPort) (net.Listener, error) {
+	return identity.ListenTCP(ctx, addr.String())
+}
+
+func (kernelNetwork) ListenPacket(ctx context.Context, addr netip.AddrPort) (net.PacketConn, error) {
+	return new(net.ListenConfig).ListenPacket(ctx, "udp", addr.String())
+}
+
+func (kernelNetwork) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	return identity.TCPDialer()(ctx, network, addr)
+}
+
+func (kernelNetwork) DialPacket(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+	return new(net.Dialer).DialContext(ctx, "udp", addr.String())
+}
+
+func (kernelNetwork) Knock(ctx context.Context, addr netip.AddrPort) bool {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr.String())
+	if err == nil {
+		_ = conn.Close() // it was only a question
+		return true
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
+}
