@@ -105,6 +105,7 @@ func (m *model) remove(key state.Key) {
 	case object.KindNode:
 		delete(m.nodes, key.Name)
 		delete(m.doubted, key.Name)
+		delete(m.distrusted, key.Name)
 		m.view.RemoveNode(key.Name)
 		m.ringNodes()
 	case object.KindDeployment:
@@ -137,6 +138,7 @@ func (m *model) ringNodes() {
 func (m *model) showNode(n *node) {
 	shown := n.place
 	shown.Ready = shown.Ready && !m.doubted[shown.Name]
+	shown.Flapping = m.distrusted[shown.Name]
 	m.view.PutNode(shown)
 }
 
@@ -146,6 +148,21 @@ func (m *model) doubt(name string, doubted bool) {
 	defer m.mu.Unlock()
 	m.setDoubt(name, doubted)
 	if !doubted {
+		m.bells.placement.Ring()
+	}
+}
+
+// distrust keeps new Pods away from a node that is there.
+func (m *model) distrust(name string, distrusted bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if delete(m.distrusted, name); distrusted {
+		m.distrusted[name] = true
+	}
+	if n := m.nodes[name]; n != nil {
+		m.showNode(n)
+	}
+	if !distrusted {
 		m.bells.placement.Ring()
 	}
 }

@@ -99,6 +99,10 @@ func (c *court) run(ctx context.Context) error {
 	defer timer.Stop()
 	c.step(ctx, c.members())
 	c.step(ctx, verdict.Term{})
+	c.brakes.hold(Brake{
+		Name: brakeTerm, Until: time.Now().Add(verdict.Defaults().Settle),
+		Why: c.Name + " leads anew, and judges no node before it has heard the others",
+	})
 	for {
 		c.mu.Lock()
 		events := c.queue
@@ -203,6 +207,32 @@ func (c *court) act(ctx context.Context, a verdict.Action) {
 		c.log.Warn("many nodes suspect at once, verdicts slow down", "count", a.Suspects, "batch", a.Batch, "until", a.Until)
 		c.events.eventf(aboutNode(c.Name, c.model.uidOf(c.Name)), corev1.EventTypeWarning, "VerdictsSlowed",
 			"%d nodes became suspect at once, which may be this node's own link: verdicts wait and come %d at a time", a.Suspects, a.Batch)
+		c.brakes.hold(Brake{
+			Name: brakeVerdicts, Until: a.Until, Open: true,
+			Why: fmt.Sprintf("%d nodes became suspect at once, which may be the link of %s: verdicts wait, and then come %d at a time", a.Suspects, c.Name, a.Batch),
+		})
+	default:
+		c.trust(a)
+	}
+}
+
+// trust keeps new Pods away from a node that comes and goes.
+func (c *court) trust(a verdict.Action) {
+	switch a := a.(type) {
+	case verdict.SlowOver:
+		c.log.Info("verdicts come as usual again")
+		c.brakes.release(brakeVerdicts, "")
+	case verdict.Distrust:
+		why := "node " + a.Node + " came and went too often: nothing new is placed on it, and its loss is declared later"
+		c.log.Warn("node comes and goes, nothing new is placed on it", "node", a.Node, "until", a.Until)
+		if c.brakes.hold(Brake{Name: brakeNode, Node: a.Node, Until: a.Until, Why: why}) {
+			c.events.eventf(aboutNode(a.Node, c.model.uidOf(a.Node)), corev1.EventTypeWarning, "ComesAndGoes", "%s", why)
+		}
+		c.model.distrust(a.Node, true)
+	case verdict.Trust:
+		c.log.Info("node trusted again", "node", a.Node)
+		c.brakes.release(brakeNode, a.Node)
+		c.model.distrust(a.Node, false)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/skein-dev/skein/agent/leader/verdict"
 	"github.com/skein-dev/skein/agent/reconcile"
 	"github.com/skein-dev/skein/consensus"
 	"github.com/skein-dev/skein/consensus/state"
@@ -112,7 +113,9 @@ type reign struct {
 	court   *court
 	turn    chan struct{} // held while one plans and writes, see take
 	events  *recorder
-	trimmed time.Time // when old events were last removed; the garbage loop's
+	brakes  *brakes
+	budget  verdict.Budget // of moves; whoever has the turn spends it
+	trimmed time.Time      // when old events were last removed; the garbage loop's
 }
 
 // Run leads for one term, until ctx ends. It is a consensus.Duty: what earlier
@@ -123,6 +126,7 @@ func (l *Leader) Run(ctx context.Context, term uint64) error {
 		Config: l.cfg, log: log, term: term, store: l.cfg.Consensus.Store(),
 		model: newModel(log), turn: make(chan struct{}, 1),
 	}
+	r.brakes = &brakes{held: map[Brake]Brake{}}
 	r.events = newRecorder(r)
 	r.court = newCourt(r)
 	l.begin(r)

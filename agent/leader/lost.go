@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skein-dev/skein/agent/object"
+	"github.com/skein-dev/skein/agent/reconcile"
 	"github.com/skein-dev/skein/consensus/state"
 	logv1 "github.com/skein-dev/skein/proto/log/v1"
 )
@@ -43,7 +44,8 @@ func (r *reign) lose(ctx context.Context, evidence map[string]string) error {
 }
 
 // sweep deals with what is left on lost nodes and on those that are no more: of
-// a verdict that an earlier leader wrote, or a Pod that was bound meanwhile.
+// a verdict that an earlier leader wrote, a Pod that was bound meanwhile, or
+// what the budget of moves had no room for.
 func (r *reign) sweep(ctx context.Context) error {
 	for try := 0; ; {
 		more, err := r.replace(ctx, nil, true)
@@ -51,8 +53,13 @@ func (r *reign) sweep(ctx context.Context) error {
 		case conflict(err) && try < 5:
 			try++
 			r.model.stir(ctx)
-		case err != nil || !more:
+		case err != nil:
 			return err
+		case !more:
+			if r.brakes.holds(brakeMoves) {
+				return reconcile.After(movesPause)
+			}
+			return nil
 		}
 	}
 }
@@ -73,6 +80,7 @@ func (r *reign) replace(ctx context.Context, evidence map[string]string, refill 
 		}
 	}
 	more = l.gather(evidence)
+	l.brake(more)
 	if len(l.ops) == 0 && len(l.pods) == 0 {
 		return false, nil
 	}
@@ -87,6 +95,7 @@ func (r *reign) replace(ctx context.Context, evidence map[string]string, refill 
 	if _, err := r.commit(ctx, l.ops); err != nil {
 		return false, err
 	}
+	r.budget.Spend(l.moves)
 	for _, t := range l.tales {
 		r.events.add(t)
 	}
@@ -102,6 +111,9 @@ type loss struct {
 	without map[state.Key]bool
 	ops     []*logv1.Op
 	tales   []tale
+
+	moves   int // of pods
+	waiting int // Pods for which the budget has no room now
 }
 
 // verdict drafts the Node's new condition. A Node that is gone needs none.
@@ -128,6 +140,7 @@ func (l *loss) gather(evidence map[string]string) (more bool) {
 	for name := range evidence {
 		m.setDoubt(name, true)
 	}
+	left := l.budgeted()
 	var names []string
 	for name := range m.byNode {
 		if _, fresh := evidence[name]; fresh || m.nodes[name] == nil || m.nodes[name].lost() {
@@ -144,8 +157,16 @@ func (l *loss) gather(evidence map[string]string) (more bool) {
 			if !p.revision && p.finished() && !p.deleting {
 				continue // what it came to is still worth reading
 			}
+			move := p.revision && !p.deleting && m.nodes[name] != nil // who removed a node has asked for it
+			if move && l.moves == left {
+				l.waiting++
+				continue
+			}
 			if len(l.pods) == maxLost {
 				return true
+			}
+			if move {
+				l.moves++
 			}
 			l.pods = append(l.pods, p)
 			l.why[p] = why

@@ -49,6 +49,7 @@ type model struct {
 	waiting     pods
 	nodes       map[string]*node
 	doubted     map[string]bool                 // nodes whose verdict is pending: nothing new goes there
+	distrusted  map[string]bool                 // nodes that come and go: nothing new goes there
 	deployments map[string]*deployment          // by uid
 	revisions   map[string]*revision            // by uid
 	uids        map[state.Key]string            // of Deployments and Revisions
@@ -75,7 +76,7 @@ func newBells() bells {
 }
 
 func newModel(log *slog.Logger) *model {
-	m := &model{log: log, bells: newBells(), moved: make(chan struct{}), begun: make(chan struct{}), doubted: map[string]bool{}}
+	m := &model{log: log, bells: newBells(), moved: make(chan struct{}), begun: make(chan struct{}), doubted: map[string]bool{}, distrusted: map[string]bool{}}
 	m.clear()
 	return m
 }

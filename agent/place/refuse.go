@@ -15,6 +15,7 @@ type Filter int
 const (
 	NotReady Filter = iota
 	Cordoned
+	Flapping // the node comes and goes
 	Pinned   // the Pod must be on another node
 	Selector // the node lacks labels
 	Ports    // the node's ports are taken
@@ -65,7 +66,7 @@ func (r *Refusal) String() string {
 
 func (f Filter) String() string {
 	return [...]string{
-		"not ready", "cordoned", "not the node it is pinned to", "without its labels",
+		"not ready", "cordoned", "coming and going", "not the node it is pinned to", "without its labels",
 		"with its ports taken", "full of Pods", "too little cpu", "too little memory",
 	}[f]
 }
@@ -89,6 +90,9 @@ func (n *node) suits(s *Shape) filterSet {
 	}
 	if n.Cordoned {
 		failed |= 1 << Cordoned
+	}
+	if n.Flapping {
+		failed |= 1 << Flapping
 	}
 	if s.Pin != "" && s.Pin != n.Name {
 		failed |= 1 << Pinned

@@ -12,6 +12,7 @@ type Node struct {
 
 	Ready    bool
 	Cordoned bool
+	Flapping bool     // it comes and goes too often
 	Load     float64  // how busy it is now, 0 to 1; 0 where unknown
 	Images   []string // what it holds, named as a Shape names them
 }

@@ -56,11 +56,13 @@ func (b *breaker) allows(now time.Time, n *node, rules Rules) time.Time {
 	return now
 }
 
-// rest switches the breaker off once nothing is left to decide.
-func (b *breaker) rest(idle bool, now time.Time) {
-	if b.on && idle && !now.Before(b.until) {
-		*b = breaker{}
+// rest switches the breaker off once nothing is left to decide, and tells if it did.
+func (b *breaker) rest(idle bool, now time.Time) bool {
+	if !b.on || !idle || now.Before(b.until) {
+		return false
 	}
+	*b = breaker{}
+	return true
 }
 
 func (b *breaker) shift(late time.Duration) {

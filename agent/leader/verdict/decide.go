@@ -26,7 +26,9 @@ func (m *Machine) decide(now time.Time) {
 		}
 		busy = busy || n.state == OK && !n.since.IsZero()
 	}
-	m.breaker.rest(!busy, now)
+	if m.breaker.rest(!busy, now) {
+		m.act(SlowOver{})
+	}
 }
 
 func (m *Machine) sooner(t time.Time) {
@@ -54,10 +56,10 @@ func (m *Machine) connect(now time.Time) {
 // look decides on one node and returns when to look again; zero: only when
 // there is news of it.
 func (m *Machine) look(now time.Time, n *node) time.Time {
+	again := m.trusted(now, n)
 	if n.name == m.self || m.size() < 2 && n.state != Lost { // who is alone judges nobody, but welcomes who returns
-		return time.Time{}
+		return again
 	}
-	var again time.Time
 	sooner := func(t time.Time) {
 		if again.IsZero() || t.Before(again) {
 			again = t
@@ -121,6 +123,7 @@ func (m *Machine) wanted(now time.Time, n *node) bool {
 	if !missed && n.told {
 		n.told = false
 		m.act(Clear{Node: n.name})
+		m.flapped(now, n, 1)
 	}
 	if !missed && n.stream != streamClosed && !unconnected && n.state != Gone {
 		n.since, n.silent, n.rounds = time.Time{}, time.Time{}, 0
@@ -257,7 +260,11 @@ func (m *Machine) alone(now time.Time, n *node, ev Probed) {
 
 // declare gives the verdict, unless the breaker holds it back.
 func (m *Machine) declare(now time.Time, n *node, why string, silent []string) {
-	if at := maxTime(m.judgeAt, m.breaker.allows(now, n, m.rules)); now.Before(at) {
+	at := maxTime(m.judgeAt, n.since.Add(n.flaps.later(now)))
+	if !now.Before(at) {
+		at = m.breaker.allows(now, n, m.rules)
+	}
+	if now.Before(at) {
 		n.next = minTime(at, now.Add(slowEvery))
 		return
 	}

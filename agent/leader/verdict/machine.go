@@ -52,6 +52,7 @@ type node struct {
 	refuted time.Time
 	failed  time.Time // as a helper
 	attempt int
+	flaps   flaps
 
 	logged State     // as the log has it
 	unsaid time.Time // since when the log shows something else than we said
@@ -128,6 +129,9 @@ func (m *Machine) forgive(now time.Time) {
 func (m *Machine) term(now time.Time) {
 	m.leading, m.judgeAt = true, now.Add(m.rules.Settle)
 	m.connectAt = m.judgeAt.Add(m.rules.Connect)
+	if m.breaker.on {
+		m.act(SlowOver{})
+	}
 	m.breaker = breaker{}
 	clear(m.active)
 	for name, n := range m.nodes {
@@ -173,7 +177,7 @@ func (m *Machine) members(now time.Time, ev Members) {
 // adopt takes over what the log says, unless it does not say yet what we said.
 func (m *Machine) adopt(n *node, in Node) {
 	if in.State != n.logged && n.unsaid.IsZero() && in.State != n.state {
-		fresh := node{name: n.name, state: in.State, until: in.Until, stream: n.stream, epoch: n.epoch, attempt: n.attempt}
+		fresh := node{name: n.name, state: in.State, until: in.Until, stream: n.stream, epoch: n.epoch, attempt: n.attempt, flaps: n.flaps}
 		*n = fresh
 		m.touch(n)
 	}
@@ -238,11 +242,16 @@ func (m *Machine) opened(now time.Time, ev StreamOpen) {
 func (m *Machine) answered(now time.Time, n *node) {
 	if n.told {
 		m.act(Clear{Node: n.name})
+		m.flapped(now, n, 1)
 	}
 	if n.state != OK {
+		lost := n.state == Lost
 		n.state, m.live = OK, -1
 		m.act(Return{Node: n.name})
 		m.disagree(now, n)
+		if lost {
+			m.flapped(now, n, 2)
+		}
 	}
 	if n.stream == streamClosed || n.stream == streamNever && m.connectAt.IsZero() {
 		n.stream = streamOpen

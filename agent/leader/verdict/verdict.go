@@ -168,6 +168,20 @@ type Slow struct {
 	Until           time.Time
 }
 
+// SlowOver ends Slow: nothing is left to decide.
+type SlowOver struct{}
+
+// Distrust says that a node has come and gone so often that nothing new shall
+// go there until then.
+type Distrust struct {
+	Node   string
+	Points int // see flaps
+	Until  time.Time
+}
+
+// Trust takes a Distrust back.
+type Trust struct{ Node string }
+
 func (Verify) action()    {}
 func (Suspect) action()   {}
 func (Clear) action()     {}
@@ -175,6 +189,9 @@ func (GoneUntil) action() {}
 func (Declare) action()   {}
 func (Return) action()    {}
 func (Slow) action()      {}
+func (SlowOver) action()  {}
+func (Distrust) action()  {}
+func (Trust) action()     {}
 
 // Evidence is why a node was declared lost.
 type Evidence struct {

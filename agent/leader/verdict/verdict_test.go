@@ -93,6 +93,12 @@ func (s *script) words(a Action) string {
 		return "back " + a.Node
 	case Slow:
 		return fmt.Sprintf("slow: %d suspects", a.Suspects)
+	case SlowOver:
+		return "slow no more"
+	case Distrust:
+		return "distrust " + a.Node
+	case Trust:
+		return "trust " + a.Node
 	default:
 		return fmt.Sprintf("%T", a)
 	}
