@@ -243,7 +243,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		together(a.replica.Run, a.gossip.Run, identity.NewRenewer(a.id, a.renew, a.log).Run),
 		together(a.watchLeader, a.watchKeys, a.watchPeers, a.suspicions.run, a.enter),
 		together(a.node.Run, a.driver.Run),
-		a.servePeople,
+		together(a.servePeople, a.beat),
 	)
 	if err != nil && ctx.Err() == nil {
 		return err

@@ -41,6 +41,7 @@ type Config struct {
 	Version      string
 	Logger       *slog.Logger
 	Announcement func(string) // what the operator wants to read once
+	Beat         func() error // tells the keeper that the agent is well; nil: nobody wants to know
 
 	World World // the machine around the agent; zero: the real one
 }

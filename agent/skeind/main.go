@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -19,6 +20,17 @@ import (
 
 // version is set by the linker.
 var version = "dev"
+
+// A keeper that is reloaded becomes this program for a moment and then a keeper
+// again. Its agent is told when the thread that started it ends, and what
+// belongs to a thread is kept for the one that executes, so that is the first.
+func init() {
+	if len(os.Args) > 1 && os.Args[1] == runVerb {
+		runtime.LockOSThread()
+	}
+}
+
+const runVerb = "run"
 
 func main() {
 	// The child that unpacks layers is this very program; it must not pay for
@@ -88,7 +100,7 @@ skeind run --join 192.0.2.10:7373 --token skein1-…      every other machine
 skeind lab up                                           a cluster of three on this machine`,
 		HideHelpCommand: true,
 		ExitErrHandler:  func(*cli.Context, error) {}, // exit says it
-		Commands:        withoutHelpVerb([]*cli.Command{runCommand(), agentCommand(), lab.Command(), cleanupCommand()}),
+		Commands:        withoutHelpVerb([]*cli.Command{runCommand(), reloadCommand(), unitCommand(), agentCommand(), lab.Command(), cleanupCommand()}),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return &agent.UsageError{Text: fmt.Sprintf("there is no command %q", c.Args().First()), Hint: "see them with \"skeind --help\""}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/skein-dev/skein/agent"
 	"github.com/skein-dev/skein/agent/skeind/payload"
+	"github.com/skein-dev/skein/runtime/keeper"
 	"github.com/skein-dev/skein/runtime/runc"
 )
 
@@ -45,12 +46,12 @@ func runFlags() []cli.Flag {
 
 func runCommand() *cli.Command {
 	return &cli.Command{
-		Name:  "run",
+		Name:  runVerb,
 		Usage: "run the agent of this machine, and keep it running",
 		UsageText: `skeind run --init
 skeind run --join 192.0.2.10:7373 --token skein1-…
 skeind run                                     (with state in the data directory: go on)`,
-		Flags:  runFlags(),
+		Flags:  append(runFlags(), &cli.BoolFlag{Name: "check", Usage: "say whether these settings can work, and do nothing"}),
 		Action: run,
 	}
 }
@@ -68,6 +69,9 @@ func run(c *cli.Context) error {
 	if err := agent.Check(cfg); err != nil {
 		return err
 	}
+	if c.Bool("check") {
+		return nil
+	}
 	program, err := payload.Keeper()
 	if err != nil {
 		return err
@@ -82,6 +86,10 @@ func run(c *cli.Context) error {
 	file, err := runc.Seal("skeeper", program)
 	if err != nil {
 		return fmt.Errorf("carry out the keeper: %w", err)
+	}
+	again := strings.Join(append([]string{self}, os.Args[1:]...), "\x00")
+	if err := keeper.WriteAside(keeper.Dir(cfg.KeeperDir).Reload(), []byte(again)); err != nil {
+		return fmt.Errorf("note how to reload: %w", err)
 	}
 	prefer(cfg.Logger)
 	argv := append([]string{"skeeper", cfg.KeeperDir, "--", self, "agent"}, os.Args[2:]...)
@@ -100,7 +108,6 @@ const (
 // prefer asks the kernel for that, for this process and its children. Where it
 // may not be, skein works all the same, if more slowly under load.
 func prefer(log *slog.Logger) {
-	runtime.LockOSThread() // until exec: both belong to a thread, and exec keeps this one's
 	if err := unix.Setpriority(unix.PRIO_PROCESS, 0, niceness); err != nil {
 		log.Warn("cannot raise the agent's priority", "err", err)
 	}
@@ -126,6 +133,7 @@ func agentCommand() *cli.Command {
 			if err != nil {
 				return err
 			}
+			cfg.Beat = keeper.TakeBeat()
 			cfg.Runc, cfg.Demo = payload.Runc, payload.DemoImages
 			frugal()
 			return agent.Run(c.Context, cfg)

@@ -5,10 +5,12 @@
 // never calls. It imports nothing heavy: fmt or net would double the keeper.
 //
 //	keeper.pid, agent.pid   a pid and a newline
+//	agent.ready             the agent's pid, once it serves
 //	agent.state             the agent's pid, start time and boot, for the next keeper
 //	lock                    held while a keeper serves this folder
 //	hold                    while it is there no agent is started
-//	reload                  what SIGHUP executes in place, NUL-separated; absent: the same program
+//	reload                  what SIGHUP executes in place, NUL-separated, to replace keeper and
+//	                        agent; absent: the same program, and the agent stays
 //	exits/PID-START         how an orphan ended
 //	logs/ID/                output of one container, see [Dir.OpenLog]
 //	logs/ID.end             the agent's wish to finish that output
@@ -28,6 +30,7 @@ type Dir string
 // The paths in it.
 func (d Dir) KeeperPID() string  { return d.join("keeper.pid") }
 func (d Dir) AgentPID() string   { return d.join("agent.pid") }
+func (d Dir) AgentReady() string { return d.join("agent.ready") }
 func (d Dir) AgentState() string { return d.join("agent.state") }
 func (d Dir) Lock() string       { return d.join("lock") }
 func (d Dir) Hold() string       { return d.join("hold") }

@@ -7,7 +7,9 @@
 //	skeeper KEEPER-DIR -- AGENT [ARG...]
 //
 // SIGTERM stops the agent and then the keeper; containers run on. SIGHUP
-// executes a new keeper in place, which goes on with agent and containers.
+// executes a new keeper in place, which goes on with the containers: what the
+// file reload says, and then the agent is started anew as well, or else itself.
+// Under a service manager it speaks sd_notify for the agent.
 package main
 
 import (
@@ -61,10 +63,15 @@ func run(dir keeper.Dir, argv []string) error {
 	for _, fd := range inherited {
 		_ = syscall.Close(fd) // the collector has opened them anew
 	}
-	s := supervisor{dir: dir, argv: argv, out: out, boot: keeper.BootID()}
+	heart, err := newHealth()
+	if err != nil {
+		return err
+	}
+	s := supervisor{dir: dir, argv: argv, out: out, health: heart, boot: keeper.BootID()}
 	if err := s.adopt(); err != nil {
 		return err
 	}
+	_ = os.Unsetenv(reloaded)
 	go out.run()
 	return s.run(children, orders)
 }

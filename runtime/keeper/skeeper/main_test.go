@@ -54,6 +54,13 @@ func play(role string) {
 	case "agent":
 		note(fmt.Sprintf("agent %d", os.Getpid()))
 		_ = syscall.Pause()
+	case "beating":
+		beat := keeper.TakeBeat()
+		if err := beat(); err != nil {
+			panic(err)
+		}
+		note(fmt.Sprintf("agent %d", os.Getpid()))
+		_ = syscall.Pause()
 	case "orphans":
 		// A child of a child that ends at once: the grandchildren are orphans.
 		for _, script := range []string{"exit 7", "exec sh -c 'kill -9 $$'", "exit 0"} {

@@ -29,6 +29,8 @@ type supervisor struct {
 	out  *collector
 	boot string
 
+	health *health
+
 	agent    int // pid, 0 while none runs
 	since    time.Time
 	delay    time.Duration
@@ -40,6 +42,9 @@ type supervisor struct {
 func (s *supervisor) run(children, orders <-chan os.Signal) error {
 	released := make(chan struct{}, 1)
 	go watchHold(s.dir, released)
+	go s.health.listen()
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
 	s.reap()
 	if s.agent == 0 {
 		s.start()
@@ -54,11 +59,18 @@ func (s *supervisor) run(children, orders <-chan os.Signal) error {
 			}
 		case <-s.due:
 			s.start()
+		case <-s.health.beats:
+			s.beat()
+		case <-look.C:
+			s.look()
 		case sig := <-orders:
 			s.obey(sig)
 		}
 	}
 	s.out.stop()
+	left := leftRunning(len(s.out.sinks))
+	say(left)
+	notify("STATUS=" + left)
 	_ = os.Remove(s.dir.AgentState())
 	_ = os.Remove(s.dir.AgentPID())
 	return os.Remove(s.dir.KeeperPID())
@@ -74,10 +86,17 @@ func (s *supervisor) obey(sig os.Signal) {
 		_ = syscall.Kill(s.agent, syscall.SIGKILL) // asked twice
 	default:
 		s.stopping, s.due = true, nil
-		if s.agent != 0 {
-			_ = syscall.Kill(s.agent, syscall.SIGTERM)
-		}
+		notify("STOPPING=1")
+		s.end()
 	}
+}
+
+// leftRunning says what a keeper that stops leaves behind.
+func leftRunning(containers int) string {
+	if containers == 0 {
+		return "stopped; no containers run"
+	}
+	return "stopped; containers that run on: " + strconv.Itoa(containers) + "; the next start takes them up again"
 }
 
 // start starts the agent unless it is held back. It is told when this keeper
@@ -88,7 +107,8 @@ func (s *supervisor) start() {
 		return
 	}
 	pid, err := syscall.ForkExec(s.argv[0], s.argv, &syscall.ProcAttr{
-		Env: os.Environ(), Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM},
+		Env: agentEnv(), Files: []uintptr{0, 1, 2, uintptr(s.health.fd)}, //nolint:gosec // a descriptor is small
+		Sys: &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM},
 	})
 	s.since = time.Now()
 	if err != nil {
@@ -97,6 +117,8 @@ func (s *supervisor) start() {
 		return
 	}
 	s.agent = pid
+	s.health.begun()
+	notify("STATUS=the agent starts, pid " + strconv.Itoa(pid))
 	if err := s.note(); err != nil {
 		say("note the agent's pid: " + err.Error())
 	}
@@ -136,8 +158,10 @@ func (s *supervisor) reap() {
 			reap(pid)
 			s.agent = 0
 			_ = os.Remove(s.dir.AgentPID())
+			_ = os.Remove(s.dir.AgentReady())
 			if !s.stopping {
 				say("the agent ended: " + how(status))
+				notify("STATUS=the agent ended, " + how(status) + "; containers run on")
 			}
 			s.again()
 			continue
@@ -182,6 +206,9 @@ func (s *supervisor) adopt() error {
 	}
 	if stat.Parent == os.Getpid() {
 		s.agent, s.since = p.PID, time.Now()
+		if os.Getenv(reloaded) != "" {
+			s.end() // the next one is of the new build
+		}
 		return keeper.WriteAside(s.dir.AgentPID(), pidLine(p.PID))
 	}
 	return dismiss(p)
@@ -209,17 +236,23 @@ func dismiss(p keeper.Process) error {
 // agent by agent.state. When that fails this one goes on.
 func (s *supervisor) reload() {
 	argv, path := os.Args, "/proc/self/exe"
+	env := os.Environ()
 	if text, err := os.ReadFile(s.dir.Reload()); err == nil {
 		argv = strings.Split(strings.TrimRight(string(text), "\x00"), "\x00")
 		path = argv[0]
+		env = append(env, reloaded+"=1")
 	}
-	env := os.Environ()
+	keepOnExec(s.health.fd)
+	env = append(env, beatFD+"="+strconv.Itoa(s.health.fd))
+	notify("RELOADING=1\nSTATUS=the keeper is replaced")
 	if held := s.out.hold(); held != "" {
 		env = append(env, heldFDs+"="+held)
 	}
 	err := syscall.Exec(path, argv, env)
 	say("reload " + path + ": " + err.Error())
+	syscall.CloseOnExec(s.health.fd)
 	s.out.resume()
+	notify("READY=1\nSTATUS=reload failed, all goes on as before: " + err.Error())
 }
 
 func exists(path string) bool {
