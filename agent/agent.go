@@ -43,6 +43,7 @@ type Agent struct {
 	sampler *sampler
 
 	suspicions *suspicions
+	doubts     chan string // addresses that refuse to speak to this node
 
 	ports   *ports
 	dialer  *identity.Dialer
@@ -74,7 +75,7 @@ func New(ctx context.Context, cfg Config) (a *Agent, err error) {
 		return nil, err
 	}
 	cfg.World.complete(cfg.Logger)
-	a = &Agent{cfg: cfg, log: cfg.Logger, compass: &compass{}, suspicions: newSuspicions()}
+	a = &Agent{cfg: cfg, log: cfg.Logger, compass: &compass{}, suspicions: newSuspicions(), doubts: make(chan string, 16)}
 	a.suspicions.agent = a
 	defer func() {
 		if err != nil {
@@ -95,7 +96,11 @@ func New(ctx context.Context, cfg Config) (a *Agent, err error) {
 	if err := a.identify(ctx); err != nil {
 		return a, err
 	}
+	if _, err := settleEpoch(a.cfg.DataDir, a.id); err != nil {
+		return a, err
+	}
 	a.dialer = identity.NewDialer(a.id, a.verify, a.cfg.World.Network.Dial)
+	a.dialer.Refused = a.doubt
 	if a.ports, err = listen(ctx, a.cfg.World.Network, a.cfg.Listen, a.id, a.verify, a.log); err != nil {
 		return a, err
 	}
@@ -111,7 +116,7 @@ func New(ctx context.Context, cfg Config) (a *Agent, err error) {
 // agree opens what consensus is made of.
 func (a *Agent) agree() error {
 	var err error
-	if a.stores, err = a.cfg.World.Stores(filepath.Join(a.cfg.DataDir, "raft"), a.log); err != nil {
+	if a.stores, err = a.cfg.World.Stores(filepath.Join(a.cfg.DataDir, raftDir), a.log); err != nil {
 		return fmt.Errorf("open the raft log: %w", err)
 	}
 	transport := consensus.NewTransport(consensus.TransportConfig{
@@ -214,6 +219,7 @@ func (a *Agent) assemble() error {
 		Cluster: api.Cluster{
 			ID: a.id.ClusterID(), CA: a.id.CA(), GossipKeys: a.id.GossipKeys,
 			Advertise: func() netip.AddrPort { return a.cfg.Advertise },
+			Epoch:     func() *skeinv1.SignedEpoch { return a.id.Epoch().Proto() },
 		},
 	})
 	a.node = node.New(node.Config{
@@ -241,7 +247,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.ports.mux.Run,
 		together(a.raft.Run, a.serveNodes),
 		together(a.replica.Run, a.gossip.Run, identity.NewRenewer(a.id, a.renew, a.log).Run),
-		together(a.watchLeader, a.watchKeys, a.watchPeers, a.suspicions.run, a.enter),
+		together(a.watchLeader, a.watchKeys, a.watchPeers, a.suspicions.run, a.enter, a.watchEpoch),
 		together(a.node.Run, a.driver.Run),
 		together(a.servePeople, a.beat),
 	)

@@ -143,6 +143,9 @@ type Cluster struct {
 	GossipKeys func() [][]byte
 	// Own is this node's address as others reach it.
 	Advertise func() netip.AddrPort
+	// Epoch is the newest epoch of the cluster that this node obeys, as the CA
+	// has signed it; nil: the first one.
+	Epoch func() *skeinv1.SignedEpoch
 }
 
 // A Server answers for one agent.

@@ -39,6 +39,16 @@ func (j *joiner) Join(ctx context.Context, req *skeinv1.JoinRequest) (*skeinv1.J
 	return j.enroll(ctx, req)
 }
 
+// Epoch tells a node that nobody speaks to whether the cluster was re-formed
+// without it. What it answers is no secret, and signed.
+func (j *joiner) Epoch(context.Context, *skeinv1.EpochRequest) (*skeinv1.EpochResponse, error) {
+	out := &skeinv1.EpochResponse{}
+	if j.cfg.Cluster.Epoch != nil {
+		out.Epoch = j.cfg.Cluster.Epoch()
+	}
+	return out, nil
+}
+
 // Enroll is Join, passed on by the agent that a newcomer has reached.
 func (p *peer) Enroll(ctx context.Context, req *skeinv1.JoinRequest) (*skeinv1.JoinResponse, error) {
 	return p.enroll(ctx, req)

@@ -12,6 +12,10 @@ type Dialer struct {
 	id     *Identity
 	verify Verify
 	base   DialFunc
+
+	// Refused is told of every address where somebody answers and refuses to
+	// speak to this node: it may obey another epoch. It must not block. Optional.
+	Refused func(addr string)
 }
 
 // NewDialer returns a dialer over a network; verify is asked about the other end
@@ -27,8 +31,17 @@ func (d *Dialer) Dial(ctx context.Context, addr, proto, wantName string) (*Conn,
 	if !nodeProto(proto) {
 		return nil, fmt.Errorf("dial node %s: %q is no protocol of nodes", wantName, proto)
 	}
-	t, err := dialTLS(ctx, d.base, addr, d.id.clientConfig(proto, wantName, d.verify))
+	answered := false
+	base := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := d.base(ctx, network, addr)
+		answered = err == nil
+		return c, err
+	}
+	t, err := dialTLS(ctx, base, addr, d.id.clientConfig(proto, wantName, d.verify))
 	if err != nil {
+		if answered && d.Refused != nil && ctx.Err() == nil {
+			d.Refused(addr)
+		}
 		return nil, fmt.Errorf("dial node %s at %s: %w", wantName, addr, err)
 	}
 	return newConn(t, proto, nil), nil

@@ -21,19 +21,24 @@ var (
 	errSeveral = errors.New("several protocols offered, of which one is skein's: a connection speaks one")
 	errUnknown = errors.New("no protocol offered that is spoken here")
 	errClosed  = errors.New("this protocol is not served now")
+	errEpoch   = errors.New("the other end obeys another epoch of this cluster")
 	errOften   = errors.New("too many attempts to join from this address")
 )
 
 // choose picks the protocol of a connection: the listener it goes to, and the
-// ALPN name to answer with, which is empty for a client that offered none.
-func choose(offered []string) (proto, alpn string, err error) {
+// ALPN name to answer with, which is empty for a client that offered none. The
+// protocols of nodes bear the epoch of those who may speak them.
+func choose(offered []string, epoch string) (proto, alpn string, err error) {
 	for _, p := range offered {
+		bare, _, _ := strings.Cut(p, "@")
 		switch {
 		case !strings.HasPrefix(p, "skein-"):
 		case len(offered) > 1:
 			return "", "", errSeveral
-		case nodeProto(p), p == ProtoJoin:
-			return p, p, nil
+		case nodeProto(bare) && p != bare+epoch:
+			return "", "", errEpoch
+		case nodeProto(bare), p == ProtoJoin:
+			return bare, p, nil
 		default:
 			return "", "", errUnknown
 		}
@@ -103,11 +108,12 @@ func (id *Identity) clientConfig(proto, want string, verify Verify) *tls.Config 
 	c := base()
 	c.ServerName = ServerName
 	c.RootCAs = id.roots
-	c.NextProtos = []string{proto}
+	alpn := proto + id.Epoch().suffix()
+	c.NextProtos = []string{alpn}
 	c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return id.cert.Load(), nil }
 	c.VerifyConnection = func(s tls.ConnectionState) error {
-		if s.NegotiatedProtocol != proto {
-			return fmt.Errorf("the other end agreed to %q, not %q", s.NegotiatedProtocol, proto)
+		if s.NegotiatedProtocol != alpn {
+			return fmt.Errorf("the other end agreed to %q, not %q", s.NegotiatedProtocol, alpn)
 		}
 		name, err := id.checkPeer(s, proto, verify)
 		if err == nil && name != want {

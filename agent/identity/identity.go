@@ -51,6 +51,7 @@ type Identity struct {
 	ca    *x509.Certificate
 	roots *x509.CertPool
 	cert  atomic.Pointer[tls.Certificate]
+	epoch atomic.Pointer[Epoch] // nil: the first one
 
 	mu      sync.Mutex // held while writing to disk, too
 	gossip  [][]byte

@@ -92,7 +92,7 @@ func (j joining) exchange(ctx context.Context, base DialFunc) (*skeinv1.JoinResp
 	transport := overOne(wrapped)
 	defer transport.CloseIdleConnections()
 	client := skeinv1connect.NewJoinServiceClient(connect.NewClient(connecthttp.NewTransport(
-		&http.Client{Transport: transport}, "http://"+ServerName, connecthttp.WithReadMaxBytes(1<<20))))
+		httpOver(transport), "http://"+ServerName, connecthttp.WithReadMaxBytes(1<<20))))
 	res, err := client.Join(ctx, &skeinv1.JoinRequest{Token: j.token, Name: j.name, PublicKey: pub, Advertise: j.advertise})
 	if err != nil {
 		return nil, fmt.Errorf("join by %s: %w", j.addr, err)
@@ -142,6 +142,8 @@ func (j joining) check(res *skeinv1.JoinResponse, ca *x509.Certificate) error {
 	}
 	return nil
 }
+
+func httpOver(t *http.Transport) *http.Client { return &http.Client{Transport: t} }
 
 // overOne carries HTTP/1.1 over one connection that is there already.
 func overOne(c net.Conn) *http.Transport {

@@ -25,6 +25,7 @@ import (
 
 // An admission takes everybody in, as the cluster would.
 type admission struct {
+	skeinv1connect.UnimplementedJoinServiceHandler
 	p     *port
 	spoil func(*skeinv1.JoinResponse)
 

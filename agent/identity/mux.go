@@ -29,6 +29,7 @@ type Mux struct {
 	verify  Verify
 	log     *slog.Logger
 	configs map[string]*tls.Config // by ALPN name
+	epoch   string                 // what it adds to the protocols of nodes
 	gate    gate
 	joins   brake
 	noise   *rate.Limiter // of the log: a port scan must not fill a disk
@@ -50,9 +51,11 @@ func NewMux(l net.Listener, id *Identity, verify Verify, logger *slog.Logger) *M
 		listeners: map[string]*listener{},
 		conns:     map[*Conn]struct{}{},
 	}
-	for _, p := range []string{ProtoRaft, ProtoGossip, ProtoNode, ProtoJoin} {
-		m.configs[p] = id.serverConfig(p, p, verify)
+	m.epoch = id.Epoch().suffix()
+	for _, p := range []string{ProtoRaft, ProtoGossip, ProtoNode} {
+		m.configs[p+m.epoch] = id.serverConfig(p, p+m.epoch, verify)
 	}
+	m.configs[ProtoJoin] = id.serverConfig(ProtoJoin, ProtoJoin, verify)
 	for _, p := range []string{alpnH2, alpnHTTP1, ""} {
 		m.configs[p] = id.serverConfig(ProtoPeople, p, verify)
 	}
@@ -157,7 +160,7 @@ func (m *Mux) serve(ctx context.Context, c net.Conn, host string) {
 	var proto, alpn string
 	config := base()
 	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (conf *tls.Config, err error) {
-		if proto, alpn, err = choose(hello.SupportedProtos); err != nil {
+		if proto, alpn, err = choose(hello.SupportedProtos, m.epoch); err != nil {
 			return nil, err
 		}
 		if !m.serves(proto) {

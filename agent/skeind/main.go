@@ -100,7 +100,7 @@ skeind run --join 192.0.2.10:7373 --token skein1-…      every other machine
 skeind lab up                                           a cluster of three on this machine`,
 		HideHelpCommand: true,
 		ExitErrHandler:  func(*cli.Context, error) {}, // exit says it
-		Commands:        withoutHelpVerb([]*cli.Command{runCommand(), reloadCommand(), unitCommand(), agentCommand(), lab.Command(), cleanupCommand()}),
+		Commands:        withoutHelpVerb([]*cli.Command{runCommand(), reloadCommand(), unitCommand(), agentCommand(), lab.Command(), recoverCommand(), cleanupCommand()}),
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
 				return &agent.UsageError{Text: fmt.Sprintf("there is no command %q", c.Args().First()), Hint: "see them with \"skeind --help\""}

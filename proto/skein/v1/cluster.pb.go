@@ -2529,6 +2529,323 @@ func (x *ImportedImage) GetSize() int64 {
 	return 0
 }
 
+type SaveSnapshotRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveSnapshotRequest) Reset() {
+	*x = SaveSnapshotRequest{}
+	mi := &file_skein_v1_cluster_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveSnapshotRequest) ProtoMessage() {}
+
+func (x *SaveSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_cluster_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*SaveSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{38}
+}
+
+type SaveSnapshotResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Chunk         []byte                 `protobuf:"bytes,1,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SaveSnapshotResponse) Reset() {
+	*x = SaveSnapshotResponse{}
+	mi := &file_skein_v1_cluster_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SaveSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SaveSnapshotResponse) ProtoMessage() {}
+
+func (x *SaveSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_cluster_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SaveSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*SaveSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *SaveSnapshotResponse) GetChunk() []byte {
+	if x != nil {
+		return x.Chunk
+	}
+	return nil
+}
+
+type RestoreSnapshotRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Chunk         []byte                 `protobuf:"bytes,1,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	DryRun        bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"` // in the first message, as is prune
+	Prune         bool                   `protobuf:"varint,3,opt,name=prune,proto3" json:"prune,omitempty"`                 // delete objects of people that are not in the snapshot
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreSnapshotRequest) Reset() {
+	*x = RestoreSnapshotRequest{}
+	mi := &file_skein_v1_cluster_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreSnapshotRequest) ProtoMessage() {}
+
+func (x *RestoreSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_cluster_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*RestoreSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *RestoreSnapshotRequest) GetChunk() []byte {
+	if x != nil {
+		return x.Chunk
+	}
+	return nil
+}
+
+func (x *RestoreSnapshotRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *RestoreSnapshotRequest) GetPrune() bool {
+	if x != nil {
+		return x.Prune
+	}
+	return false
+}
+
+type RestoreSnapshotResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Applied       []*Applied             `protobuf:"bytes,1,rep,name=applied,proto3" json:"applied,omitempty"` // created, configured, unchanged, deleted
+	Kept          []*ObjectRef           `protobuf:"bytes,2,rep,name=kept,proto3" json:"kept,omitempty"`       // not in the snapshot, and left alone
+	Header        *SnapshotHeader        `protobuf:"bytes,3,opt,name=header,proto3" json:"header,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreSnapshotResponse) Reset() {
+	*x = RestoreSnapshotResponse{}
+	mi := &file_skein_v1_cluster_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreSnapshotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreSnapshotResponse) ProtoMessage() {}
+
+func (x *RestoreSnapshotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_cluster_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreSnapshotResponse.ProtoReflect.Descriptor instead.
+func (*RestoreSnapshotResponse) Descriptor() ([]byte, []int) {
+	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *RestoreSnapshotResponse) GetApplied() []*Applied {
+	if x != nil {
+		return x.Applied
+	}
+	return nil
+}
+
+func (x *RestoreSnapshotResponse) GetKept() []*ObjectRef {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
+func (x *RestoreSnapshotResponse) GetHeader() *SnapshotHeader {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+// SnapshotHeader begins a snapshot file.
+type SnapshotHeader struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Format        uint32                 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
+	ClusterId     string                 `protobuf:"bytes,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Epoch         string                 `protobuf:"bytes,3,opt,name=epoch,proto3" json:"epoch,omitempty"`  // the lineage that index belongs to
+	Index         uint64                 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"` // all up to here is in it
+	TimeUnix      int64                  `protobuf:"varint,5,opt,name=time_unix,json=timeUnix,proto3" json:"time_unix,omitempty"`
+	Version       string                 `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`                                                                                            // of the skein that wrote it
+	Node          string                 `protobuf:"bytes,7,opt,name=node,proto3" json:"node,omitempty"`                                                                                                  // whose copy it is
+	AgeMs         int64                  `protobuf:"varint,8,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`                                                                                  // staleness of that copy; 0: the leader's own
+	Counts        map[string]uint64      `protobuf:"bytes,9,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`                   // objects by kind
+	LeftOut       map[string]uint64      `protobuf:"bytes,10,rep,name=left_out,json=leftOut,proto3" json:"left_out,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // objects that only the cluster itself can use, by kind
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotHeader) Reset() {
+	*x = SnapshotHeader{}
+	mi := &file_skein_v1_cluster_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotHeader) ProtoMessage() {}
+
+func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_cluster_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
+func (*SnapshotHeader) Descriptor() ([]byte, []int) {
+	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *SnapshotHeader) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
+
+func (x *SnapshotHeader) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *SnapshotHeader) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
+func (x *SnapshotHeader) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *SnapshotHeader) GetTimeUnix() int64 {
+	if x != nil {
+		return x.TimeUnix
+	}
+	return 0
+}
+
+func (x *SnapshotHeader) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *SnapshotHeader) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *SnapshotHeader) GetAgeMs() int64 {
+	if x != nil {
+		return x.AgeMs
+	}
+	return 0
+}
+
+func (x *SnapshotHeader) GetCounts() map[string]uint64 {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *SnapshotHeader) GetLeftOut() map[string]uint64 {
+	if x != nil {
+		return x.LeftOut
+	}
+	return nil
+}
+
 var File_skein_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_skein_v1_cluster_proto_rawDesc = "" +
@@ -2711,13 +3028,43 @@ const file_skein_v1_cluster_proto_rawDesc = "" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1d\n" +
 	"\n" +
 	"media_type\x18\x03 \x01(\tR\tmediaType\x12\x12\n" +
-	"\x04size\x18\x04 \x01(\x03R\x04size*d\n" +
+	"\x04size\x18\x04 \x01(\x03R\x04size\"\x15\n" +
+	"\x13SaveSnapshotRequest\",\n" +
+	"\x14SaveSnapshotResponse\x12\x14\n" +
+	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"]\n" +
+	"\x16RestoreSnapshotRequest\x12\x14\n" +
+	"\x05chunk\x18\x01 \x01(\fR\x05chunk\x12\x17\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12\x14\n" +
+	"\x05prune\x18\x03 \x01(\bR\x05prune\"\xa1\x01\n" +
+	"\x17RestoreSnapshotResponse\x12+\n" +
+	"\aapplied\x18\x01 \x03(\v2\x11.skein.v1.AppliedR\aapplied\x12'\n" +
+	"\x04kept\x18\x02 \x03(\v2\x13.skein.v1.ObjectRefR\x04kept\x120\n" +
+	"\x06header\x18\x03 \x01(\v2\x18.skein.v1.SnapshotHeaderR\x06header\"\xcc\x03\n" +
+	"\x0eSnapshotHeader\x12\x16\n" +
+	"\x06format\x18\x01 \x01(\rR\x06format\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\tR\x05epoch\x12\x14\n" +
+	"\x05index\x18\x04 \x01(\x04R\x05index\x12\x1b\n" +
+	"\ttime_unix\x18\x05 \x01(\x03R\btimeUnix\x12\x18\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\x12\x12\n" +
+	"\x04node\x18\a \x01(\tR\x04node\x12\x15\n" +
+	"\x06age_ms\x18\b \x01(\x03R\x05ageMs\x12<\n" +
+	"\x06counts\x18\t \x03(\v2$.skein.v1.SnapshotHeader.CountsEntryR\x06counts\x12@\n" +
+	"\bleft_out\x18\n" +
+	" \x03(\v2%.skein.v1.SnapshotHeader.LeftOutEntryR\aleftOut\x1a9\n" +
+	"\vCountsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a:\n" +
+	"\fLeftOutEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01*d\n" +
 	"\x06Format\x12\x16\n" +
 	"\x12FORMAT_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vFORMAT_WIDE\x10\x01\x12\x0f\n" +
 	"\vFORMAT_JSON\x10\x02\x12\x0f\n" +
 	"\vFORMAT_YAML\x10\x03\x12\x0f\n" +
-	"\vFORMAT_NAME\x10\x042\xc6\b\n" +
+	"\vFORMAT_NAME\x10\x042\xf1\t\n" +
 	"\x0eClusterService\x128\n" +
 	"\x05Apply\x12\x16.skein.v1.ApplyRequest\x1a\x17.skein.v1.ApplyResponse\x122\n" +
 	"\x03Get\x12\x14.skein.v1.GetRequest\x1a\x15.skein.v1.GetResponse\x128\n" +
@@ -2737,7 +3084,9 @@ const file_skein_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"ListTokens\x12\x1b.skein.v1.ListTokensRequest\x1a\x15.skein.v1.GetResponse\x12J\n" +
 	"\vRevokeToken\x12\x1c.skein.v1.RevokeTokenRequest\x1a\x1d.skein.v1.RevokeTokenResponse\x12L\n" +
-	"\vImportImage\x12\x1c.skein.v1.ImportImageRequest\x1a\x1d.skein.v1.ImportImageResponse(\x01B\x90\x01\n" +
+	"\vImportImage\x12\x1c.skein.v1.ImportImageRequest\x1a\x1d.skein.v1.ImportImageResponse(\x01\x12O\n" +
+	"\fSaveSnapshot\x12\x1d.skein.v1.SaveSnapshotRequest\x1a\x1e.skein.v1.SaveSnapshotResponse0\x01\x12X\n" +
+	"\x0fRestoreSnapshot\x12 .skein.v1.RestoreSnapshotRequest\x1a!.skein.v1.RestoreSnapshotResponse(\x01B\x90\x01\n" +
 	"\fcom.skein.v1B\fClusterProtoP\x01Z1github.com/skein-dev/skein/proto/skein/v1;skeinv1\xa2\x02\x03SXX\xaa\x02\bSkein.V1\xca\x02\bSkein\\V1\xe2\x02\x14Skein\\V1\\GPBMetadata\xea\x02\tSkein::V1b\x06proto3"
 
 var (
@@ -2753,47 +3102,54 @@ func file_skein_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_skein_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_skein_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_skein_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_skein_v1_cluster_proto_goTypes = []any{
-	(Format)(0),                 // 0: skein.v1.Format
-	(*ErrorInfo)(nil),           // 1: skein.v1.ErrorInfo
-	(*ObjectRef)(nil),           // 2: skein.v1.ObjectRef
-	(*ApplyRequest)(nil),        // 3: skein.v1.ApplyRequest
-	(*ApplyResponse)(nil),       // 4: skein.v1.ApplyResponse
-	(*Applied)(nil),             // 5: skein.v1.Applied
-	(*GetRequest)(nil),          // 6: skein.v1.GetRequest
-	(*Table)(nil),               // 7: skein.v1.Table
-	(*TableRow)(nil),            // 8: skein.v1.TableRow
-	(*GetResponse)(nil),         // 9: skein.v1.GetResponse
-	(*WatchResponse)(nil),       // 10: skein.v1.WatchResponse
-	(*PatchRequest)(nil),        // 11: skein.v1.PatchRequest
-	(*PatchResponse)(nil),       // 12: skein.v1.PatchResponse
-	(*DeleteRequest)(nil),       // 13: skein.v1.DeleteRequest
-	(*DeleteResponse)(nil),      // 14: skein.v1.DeleteResponse
-	(*DescribeRequest)(nil),     // 15: skein.v1.DescribeRequest
-	(*TextResponse)(nil),        // 16: skein.v1.TextResponse
-	(*AwaitRequest)(nil),        // 17: skein.v1.AwaitRequest
-	(*AwaitResponse)(nil),       // 18: skein.v1.AwaitResponse
-	(*StatusRequest)(nil),       // 19: skein.v1.StatusRequest
-	(*VersionRequest)(nil),      // 20: skein.v1.VersionRequest
-	(*VersionResponse)(nil),     // 21: skein.v1.VersionResponse
-	(*LogsRequest)(nil),         // 22: skein.v1.LogsRequest
-	(*LogsResponse)(nil),        // 23: skein.v1.LogsResponse
-	(*ExecRequest)(nil),         // 24: skein.v1.ExecRequest
-	(*ExecStart)(nil),           // 25: skein.v1.ExecStart
-	(*TerminalSize)(nil),        // 26: skein.v1.TerminalSize
-	(*ExecResponse)(nil),        // 27: skein.v1.ExecResponse
-	(*DrainRequest)(nil),        // 28: skein.v1.DrainRequest
-	(*RemoveNodeRequest)(nil),   // 29: skein.v1.RemoveNodeRequest
-	(*RemoveNodeResponse)(nil),  // 30: skein.v1.RemoveNodeResponse
-	(*CreateTokenRequest)(nil),  // 31: skein.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil), // 32: skein.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),   // 33: skein.v1.ListTokensRequest
-	(*RevokeTokenRequest)(nil),  // 34: skein.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil), // 35: skein.v1.RevokeTokenResponse
-	(*ImportImageRequest)(nil),  // 36: skein.v1.ImportImageRequest
-	(*ImportImageResponse)(nil), // 37: skein.v1.ImportImageResponse
-	(*ImportedImage)(nil),       // 38: skein.v1.ImportedImage
+	(Format)(0),                     // 0: skein.v1.Format
+	(*ErrorInfo)(nil),               // 1: skein.v1.ErrorInfo
+	(*ObjectRef)(nil),               // 2: skein.v1.ObjectRef
+	(*ApplyRequest)(nil),            // 3: skein.v1.ApplyRequest
+	(*ApplyResponse)(nil),           // 4: skein.v1.ApplyResponse
+	(*Applied)(nil),                 // 5: skein.v1.Applied
+	(*GetRequest)(nil),              // 6: skein.v1.GetRequest
+	(*Table)(nil),                   // 7: skein.v1.Table
+	(*TableRow)(nil),                // 8: skein.v1.TableRow
+	(*GetResponse)(nil),             // 9: skein.v1.GetResponse
+	(*WatchResponse)(nil),           // 10: skein.v1.WatchResponse
+	(*PatchRequest)(nil),            // 11: skein.v1.PatchRequest
+	(*PatchResponse)(nil),           // 12: skein.v1.PatchResponse
+	(*DeleteRequest)(nil),           // 13: skein.v1.DeleteRequest
+	(*DeleteResponse)(nil),          // 14: skein.v1.DeleteResponse
+	(*DescribeRequest)(nil),         // 15: skein.v1.DescribeRequest
+	(*TextResponse)(nil),            // 16: skein.v1.TextResponse
+	(*AwaitRequest)(nil),            // 17: skein.v1.AwaitRequest
+	(*AwaitResponse)(nil),           // 18: skein.v1.AwaitResponse
+	(*StatusRequest)(nil),           // 19: skein.v1.StatusRequest
+	(*VersionRequest)(nil),          // 20: skein.v1.VersionRequest
+	(*VersionResponse)(nil),         // 21: skein.v1.VersionResponse
+	(*LogsRequest)(nil),             // 22: skein.v1.LogsRequest
+	(*LogsResponse)(nil),            // 23: skein.v1.LogsResponse
+	(*ExecRequest)(nil),             // 24: skein.v1.ExecRequest
+	(*ExecStart)(nil),               // 25: skein.v1.ExecStart
+	(*TerminalSize)(nil),            // 26: skein.v1.TerminalSize
+	(*ExecResponse)(nil),            // 27: skein.v1.ExecResponse
+	(*DrainRequest)(nil),            // 28: skein.v1.DrainRequest
+	(*RemoveNodeRequest)(nil),       // 29: skein.v1.RemoveNodeRequest
+	(*RemoveNodeResponse)(nil),      // 30: skein.v1.RemoveNodeResponse
+	(*CreateTokenRequest)(nil),      // 31: skein.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),     // 32: skein.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),       // 33: skein.v1.ListTokensRequest
+	(*RevokeTokenRequest)(nil),      // 34: skein.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),     // 35: skein.v1.RevokeTokenResponse
+	(*ImportImageRequest)(nil),      // 36: skein.v1.ImportImageRequest
+	(*ImportImageResponse)(nil),     // 37: skein.v1.ImportImageResponse
+	(*ImportedImage)(nil),           // 38: skein.v1.ImportedImage
+	(*SaveSnapshotRequest)(nil),     // 39: skein.v1.SaveSnapshotRequest
+	(*SaveSnapshotResponse)(nil),    // 40: skein.v1.SaveSnapshotResponse
+	(*RestoreSnapshotRequest)(nil),  // 41: skein.v1.RestoreSnapshotRequest
+	(*RestoreSnapshotResponse)(nil), // 42: skein.v1.RestoreSnapshotResponse
+	(*SnapshotHeader)(nil),          // 43: skein.v1.SnapshotHeader
+	nil,                             // 44: skein.v1.SnapshotHeader.CountsEntry
+	nil,                             // 45: skein.v1.SnapshotHeader.LeftOutEntry
 }
 var file_skein_v1_cluster_proto_depIdxs = []int32{
 	5,  // 0: skein.v1.ApplyResponse.applied:type_name -> skein.v1.Applied
@@ -2815,45 +3171,54 @@ var file_skein_v1_cluster_proto_depIdxs = []int32{
 	26, // 16: skein.v1.ExecStart.size:type_name -> skein.v1.TerminalSize
 	0,  // 17: skein.v1.ListTokensRequest.format:type_name -> skein.v1.Format
 	38, // 18: skein.v1.ImportImageResponse.images:type_name -> skein.v1.ImportedImage
-	3,  // 19: skein.v1.ClusterService.Apply:input_type -> skein.v1.ApplyRequest
-	6,  // 20: skein.v1.ClusterService.Get:input_type -> skein.v1.GetRequest
-	6,  // 21: skein.v1.ClusterService.Watch:input_type -> skein.v1.GetRequest
-	11, // 22: skein.v1.ClusterService.Patch:input_type -> skein.v1.PatchRequest
-	13, // 23: skein.v1.ClusterService.Delete:input_type -> skein.v1.DeleteRequest
-	15, // 24: skein.v1.ClusterService.Describe:input_type -> skein.v1.DescribeRequest
-	17, // 25: skein.v1.ClusterService.Await:input_type -> skein.v1.AwaitRequest
-	19, // 26: skein.v1.ClusterService.Status:input_type -> skein.v1.StatusRequest
-	20, // 27: skein.v1.ClusterService.Version:input_type -> skein.v1.VersionRequest
-	22, // 28: skein.v1.ClusterService.Logs:input_type -> skein.v1.LogsRequest
-	24, // 29: skein.v1.ClusterService.Exec:input_type -> skein.v1.ExecRequest
-	28, // 30: skein.v1.ClusterService.Drain:input_type -> skein.v1.DrainRequest
-	29, // 31: skein.v1.ClusterService.RemoveNode:input_type -> skein.v1.RemoveNodeRequest
-	31, // 32: skein.v1.ClusterService.CreateToken:input_type -> skein.v1.CreateTokenRequest
-	33, // 33: skein.v1.ClusterService.ListTokens:input_type -> skein.v1.ListTokensRequest
-	34, // 34: skein.v1.ClusterService.RevokeToken:input_type -> skein.v1.RevokeTokenRequest
-	36, // 35: skein.v1.ClusterService.ImportImage:input_type -> skein.v1.ImportImageRequest
-	4,  // 36: skein.v1.ClusterService.Apply:output_type -> skein.v1.ApplyResponse
-	9,  // 37: skein.v1.ClusterService.Get:output_type -> skein.v1.GetResponse
-	10, // 38: skein.v1.ClusterService.Watch:output_type -> skein.v1.WatchResponse
-	12, // 39: skein.v1.ClusterService.Patch:output_type -> skein.v1.PatchResponse
-	14, // 40: skein.v1.ClusterService.Delete:output_type -> skein.v1.DeleteResponse
-	16, // 41: skein.v1.ClusterService.Describe:output_type -> skein.v1.TextResponse
-	18, // 42: skein.v1.ClusterService.Await:output_type -> skein.v1.AwaitResponse
-	16, // 43: skein.v1.ClusterService.Status:output_type -> skein.v1.TextResponse
-	21, // 44: skein.v1.ClusterService.Version:output_type -> skein.v1.VersionResponse
-	23, // 45: skein.v1.ClusterService.Logs:output_type -> skein.v1.LogsResponse
-	27, // 46: skein.v1.ClusterService.Exec:output_type -> skein.v1.ExecResponse
-	18, // 47: skein.v1.ClusterService.Drain:output_type -> skein.v1.AwaitResponse
-	30, // 48: skein.v1.ClusterService.RemoveNode:output_type -> skein.v1.RemoveNodeResponse
-	32, // 49: skein.v1.ClusterService.CreateToken:output_type -> skein.v1.CreateTokenResponse
-	9,  // 50: skein.v1.ClusterService.ListTokens:output_type -> skein.v1.GetResponse
-	35, // 51: skein.v1.ClusterService.RevokeToken:output_type -> skein.v1.RevokeTokenResponse
-	37, // 52: skein.v1.ClusterService.ImportImage:output_type -> skein.v1.ImportImageResponse
-	36, // [36:53] is the sub-list for method output_type
-	19, // [19:36] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	5,  // 19: skein.v1.RestoreSnapshotResponse.applied:type_name -> skein.v1.Applied
+	2,  // 20: skein.v1.RestoreSnapshotResponse.kept:type_name -> skein.v1.ObjectRef
+	43, // 21: skein.v1.RestoreSnapshotResponse.header:type_name -> skein.v1.SnapshotHeader
+	44, // 22: skein.v1.SnapshotHeader.counts:type_name -> skein.v1.SnapshotHeader.CountsEntry
+	45, // 23: skein.v1.SnapshotHeader.left_out:type_name -> skein.v1.SnapshotHeader.LeftOutEntry
+	3,  // 24: skein.v1.ClusterService.Apply:input_type -> skein.v1.ApplyRequest
+	6,  // 25: skein.v1.ClusterService.Get:input_type -> skein.v1.GetRequest
+	6,  // 26: skein.v1.ClusterService.Watch:input_type -> skein.v1.GetRequest
+	11, // 27: skein.v1.ClusterService.Patch:input_type -> skein.v1.PatchRequest
+	13, // 28: skein.v1.ClusterService.Delete:input_type -> skein.v1.DeleteRequest
+	15, // 29: skein.v1.ClusterService.Describe:input_type -> skein.v1.DescribeRequest
+	17, // 30: skein.v1.ClusterService.Await:input_type -> skein.v1.AwaitRequest
+	19, // 31: skein.v1.ClusterService.Status:input_type -> skein.v1.StatusRequest
+	20, // 32: skein.v1.ClusterService.Version:input_type -> skein.v1.VersionRequest
+	22, // 33: skein.v1.ClusterService.Logs:input_type -> skein.v1.LogsRequest
+	24, // 34: skein.v1.ClusterService.Exec:input_type -> skein.v1.ExecRequest
+	28, // 35: skein.v1.ClusterService.Drain:input_type -> skein.v1.DrainRequest
+	29, // 36: skein.v1.ClusterService.RemoveNode:input_type -> skein.v1.RemoveNodeRequest
+	31, // 37: skein.v1.ClusterService.CreateToken:input_type -> skein.v1.CreateTokenRequest
+	33, // 38: skein.v1.ClusterService.ListTokens:input_type -> skein.v1.ListTokensRequest
+	34, // 39: skein.v1.ClusterService.RevokeToken:input_type -> skein.v1.RevokeTokenRequest
+	36, // 40: skein.v1.ClusterService.ImportImage:input_type -> skein.v1.ImportImageRequest
+	39, // 41: skein.v1.ClusterService.SaveSnapshot:input_type -> skein.v1.SaveSnapshotRequest
+	41, // 42: skein.v1.ClusterService.RestoreSnapshot:input_type -> skein.v1.RestoreSnapshotRequest
+	4,  // 43: skein.v1.ClusterService.Apply:output_type -> skein.v1.ApplyResponse
+	9,  // 44: skein.v1.ClusterService.Get:output_type -> skein.v1.GetResponse
+	10, // 45: skein.v1.ClusterService.Watch:output_type -> skein.v1.WatchResponse
+	12, // 46: skein.v1.ClusterService.Patch:output_type -> skein.v1.PatchResponse
+	14, // 47: skein.v1.ClusterService.Delete:output_type -> skein.v1.DeleteResponse
+	16, // 48: skein.v1.ClusterService.Describe:output_type -> skein.v1.TextResponse
+	18, // 49: skein.v1.ClusterService.Await:output_type -> skein.v1.AwaitResponse
+	16, // 50: skein.v1.ClusterService.Status:output_type -> skein.v1.TextResponse
+	21, // 51: skein.v1.ClusterService.Version:output_type -> skein.v1.VersionResponse
+	23, // 52: skein.v1.ClusterService.Logs:output_type -> skein.v1.LogsResponse
+	27, // 53: skein.v1.ClusterService.Exec:output_type -> skein.v1.ExecResponse
+	18, // 54: skein.v1.ClusterService.Drain:output_type -> skein.v1.AwaitResponse
+	30, // 55: skein.v1.ClusterService.RemoveNode:output_type -> skein.v1.RemoveNodeResponse
+	32, // 56: skein.v1.ClusterService.CreateToken:output_type -> skein.v1.CreateTokenResponse
+	9,  // 57: skein.v1.ClusterService.ListTokens:output_type -> skein.v1.GetResponse
+	35, // 58: skein.v1.ClusterService.RevokeToken:output_type -> skein.v1.RevokeTokenResponse
+	37, // 59: skein.v1.ClusterService.ImportImage:output_type -> skein.v1.ImportImageResponse
+	40, // 60: skein.v1.ClusterService.SaveSnapshot:output_type -> skein.v1.SaveSnapshotResponse
+	42, // 61: skein.v1.ClusterService.RestoreSnapshot:output_type -> skein.v1.RestoreSnapshotResponse
+	43, // [43:62] is the sub-list for method output_type
+	24, // [24:43] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_skein_v1_cluster_proto_init() }
@@ -2878,7 +3243,7 @@ func file_skein_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skein_v1_cluster_proto_rawDesc), len(file_skein_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   38,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -74,6 +74,217 @@ func (ProbeResult) EnumDescriptor() ([]byte, []int) {
 	return file_skein_v1_peer_proto_rawDescGZIP(), []int{0}
 }
 
+type EpochRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EpochRequest) Reset() {
+	*x = EpochRequest{}
+	mi := &file_skein_v1_peer_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EpochRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EpochRequest) ProtoMessage() {}
+
+func (x *EpochRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_peer_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EpochRequest.ProtoReflect.Descriptor instead.
+func (*EpochRequest) Descriptor() ([]byte, []int) {
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{0}
+}
+
+type EpochResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         *SignedEpoch           `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"` // absent: the first one, that of a cluster never re-formed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EpochResponse) Reset() {
+	*x = EpochResponse{}
+	mi := &file_skein_v1_peer_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EpochResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EpochResponse) ProtoMessage() {}
+
+func (x *EpochResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_peer_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EpochResponse.ProtoReflect.Descriptor instead.
+func (*EpochResponse) Descriptor() ([]byte, []int) {
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *EpochResponse) GetEpoch() *SignedEpoch {
+	if x != nil {
+		return x.Epoch
+	}
+	return nil
+}
+
+// SignedEpoch is an Epoch with the CA's word for it.
+type SignedEpoch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         []byte                 `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Signature     []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"` // ECDSA, ASN.1, of the SHA-256 of "skein epoch" and epoch
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedEpoch) Reset() {
+	*x = SignedEpoch{}
+	mi := &file_skein_v1_peer_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedEpoch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedEpoch) ProtoMessage() {}
+
+func (x *SignedEpoch) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_peer_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedEpoch.ProtoReflect.Descriptor instead.
+func (*SignedEpoch) Descriptor() ([]byte, []int) {
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SignedEpoch) GetEpoch() []byte {
+	if x != nil {
+		return x.Epoch
+	}
+	return nil
+}
+
+func (x *SignedEpoch) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+// Epoch is one life of a cluster: whoever re-forms one that has lost its quorum
+// begins another. Nodes of different epochs do not talk to each other.
+type Epoch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     string                 `protobuf:"bytes,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"` // how often the cluster has been re-formed
+	Lineage       string                 `protobuf:"bytes,3,opt,name=lineage,proto3" json:"lineage,omitempty"`        // of the log, begins with the generation
+	Node          string                 `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`              // that re-formed it
+	TimeUnix      int64                  `protobuf:"varint,5,opt,name=time_unix,json=timeUnix,proto3" json:"time_unix,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Epoch) Reset() {
+	*x = Epoch{}
+	mi := &file_skein_v1_peer_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Epoch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Epoch) ProtoMessage() {}
+
+func (x *Epoch) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_peer_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Epoch.ProtoReflect.Descriptor instead.
+func (*Epoch) Descriptor() ([]byte, []int) {
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Epoch) GetClusterId() string {
+	if x != nil {
+		return x.ClusterId
+	}
+	return ""
+}
+
+func (x *Epoch) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Epoch) GetLineage() string {
+	if x != nil {
+		return x.Lineage
+	}
+	return ""
+}
+
+func (x *Epoch) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Epoch) GetTimeUnix() int64 {
+	if x != nil {
+		return x.TimeUnix
+	}
+	return 0
+}
+
 type JoinRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
@@ -87,7 +298,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[0]
+	mi := &file_skein_v1_peer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -99,7 +310,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[0]
+	mi := &file_skein_v1_peer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -112,7 +323,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{0}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -163,7 +374,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[1]
+	mi := &file_skein_v1_peer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -175,7 +386,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[1]
+	mi := &file_skein_v1_peer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -188,7 +399,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{1}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *JoinResponse) GetCertificate() []byte {
@@ -236,7 +447,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_skein_v1_peer_proto_msgTypes[2]
+	mi := &file_skein_v1_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -248,7 +459,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[2]
+	mi := &file_skein_v1_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -261,7 +472,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{2}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Peer) GetName() string {
@@ -289,7 +500,7 @@ type Selector struct {
 
 func (x *Selector) Reset() {
 	*x = Selector{}
-	mi := &file_skein_v1_peer_proto_msgTypes[3]
+	mi := &file_skein_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -301,7 +512,7 @@ func (x *Selector) String() string {
 func (*Selector) ProtoMessage() {}
 
 func (x *Selector) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[3]
+	mi := &file_skein_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -314,7 +525,7 @@ func (x *Selector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Selector.ProtoReflect.Descriptor instead.
 func (*Selector) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{3}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Selector) GetKind() string {
@@ -349,7 +560,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[4]
+	mi := &file_skein_v1_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -361,7 +572,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[4]
+	mi := &file_skein_v1_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -374,7 +585,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{4}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *FollowRequest) GetSelectors() []*Selector {
@@ -412,7 +623,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[5]
+	mi := &file_skein_v1_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -424,7 +635,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[5]
+	mi := &file_skein_v1_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -437,7 +648,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *FollowResponse) GetIndex() uint64 {
@@ -490,7 +701,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[6]
+	mi := &file_skein_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -502,7 +713,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[6]
+	mi := &file_skein_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -515,7 +726,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 type LeaderResponse struct {
@@ -528,7 +739,7 @@ type LeaderResponse struct {
 
 func (x *LeaderResponse) Reset() {
 	*x = LeaderResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[7]
+	mi := &file_skein_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -540,7 +751,7 @@ func (x *LeaderResponse) String() string {
 func (*LeaderResponse) ProtoMessage() {}
 
 func (x *LeaderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[7]
+	mi := &file_skein_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -553,7 +764,7 @@ func (x *LeaderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderResponse.ProtoReflect.Descriptor instead.
 func (*LeaderResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LeaderResponse) GetLeader() string {
@@ -583,7 +794,7 @@ type PodStatus struct {
 
 func (x *PodStatus) Reset() {
 	*x = PodStatus{}
-	mi := &file_skein_v1_peer_proto_msgTypes[8]
+	mi := &file_skein_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -595,7 +806,7 @@ func (x *PodStatus) String() string {
 func (*PodStatus) ProtoMessage() {}
 
 func (x *PodStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[8]
+	mi := &file_skein_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -608,7 +819,7 @@ func (x *PodStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStatus.ProtoReflect.Descriptor instead.
 func (*PodStatus) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PodStatus) GetNamespace() string {
@@ -652,13 +863,14 @@ type ReportRequest struct {
 	NodeStatus    []byte                 `protobuf:"bytes,2,opt,name=node_status,json=nodeStatus,proto3" json:"node_status,omitempty"` // JSON of v1.NodeStatus, empty: as before
 	Events        [][]byte               `protobuf:"bytes,3,rep,name=events,proto3" json:"events,omitempty"`                           // JSON of v1.Event about the caller's Pods or the caller
 	NodeLabels    []byte                 `protobuf:"bytes,4,opt,name=node_labels,json=nodeLabels,proto3" json:"node_labels,omitempty"` // JSON object: labels that the node says of itself
+	Advertise     string                 `protobuf:"bytes,5,opt,name=advertise,proto3" json:"advertise,omitempty"`                     // ip:port where the node is reached now, empty: as before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[9]
+	mi := &file_skein_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -670,7 +882,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[9]
+	mi := &file_skein_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -683,7 +895,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReportRequest) GetPods() []*PodStatus {
@@ -714,6 +926,13 @@ func (x *ReportRequest) GetNodeLabels() []byte {
 	return nil
 }
 
+func (x *ReportRequest) GetAdvertise() string {
+	if x != nil {
+		return x.Advertise
+	}
+	return ""
+}
+
 type ReportResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -722,7 +941,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[10]
+	mi := &file_skein_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -734,7 +953,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[10]
+	mi := &file_skein_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -747,7 +966,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 type SuspectRequest struct {
@@ -763,7 +982,7 @@ type SuspectRequest struct {
 
 func (x *SuspectRequest) Reset() {
 	*x = SuspectRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[11]
+	mi := &file_skein_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -775,7 +994,7 @@ func (x *SuspectRequest) String() string {
 func (*SuspectRequest) ProtoMessage() {}
 
 func (x *SuspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[11]
+	mi := &file_skein_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -788,7 +1007,7 @@ func (x *SuspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectRequest.ProtoReflect.Descriptor instead.
 func (*SuspectRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SuspectRequest) GetNode() string {
@@ -834,7 +1053,7 @@ type SuspectResponse struct {
 
 func (x *SuspectResponse) Reset() {
 	*x = SuspectResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[12]
+	mi := &file_skein_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -846,7 +1065,7 @@ func (x *SuspectResponse) String() string {
 func (*SuspectResponse) ProtoMessage() {}
 
 func (x *SuspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[12]
+	mi := &file_skein_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -859,7 +1078,7 @@ func (x *SuspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectResponse.ProtoReflect.Descriptor instead.
 func (*SuspectResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 type ProbeRequest struct {
@@ -873,7 +1092,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[13]
+	mi := &file_skein_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +1104,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[13]
+	mi := &file_skein_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +1117,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ProbeRequest) GetNode() string {
@@ -931,7 +1150,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[14]
+	mi := &file_skein_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -943,7 +1162,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[14]
+	mi := &file_skein_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -956,7 +1175,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ProbeResponse) GetResult() ProbeResult {
@@ -975,7 +1194,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[15]
+	mi := &file_skein_v1_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1206,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[15]
+	mi := &file_skein_v1_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1219,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RenewRequest) GetPublicKey() []byte {
@@ -1019,7 +1238,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[16]
+	mi := &file_skein_v1_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1031,7 +1250,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[16]
+	mi := &file_skein_v1_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1044,7 +1263,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{16}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RenewResponse) GetCertificate() []byte {
@@ -1063,7 +1282,7 @@ type PrepareRequest struct {
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[17]
+	mi := &file_skein_v1_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1294,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[17]
+	mi := &file_skein_v1_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +1307,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{17}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PrepareRequest) GetSealingKey() []byte {
@@ -1106,7 +1325,7 @@ type PrepareResponse struct {
 
 func (x *PrepareResponse) Reset() {
 	*x = PrepareResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[18]
+	mi := &file_skein_v1_peer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1118,7 +1337,7 @@ func (x *PrepareResponse) String() string {
 func (*PrepareResponse) ProtoMessage() {}
 
 func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[18]
+	mi := &file_skein_v1_peer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1131,7 +1350,7 @@ func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
 func (*PrepareResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{18}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{22}
 }
 
 type PodLogsRequest struct {
@@ -1150,7 +1369,7 @@ type PodLogsRequest struct {
 
 func (x *PodLogsRequest) Reset() {
 	*x = PodLogsRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[19]
+	mi := &file_skein_v1_peer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1381,7 @@ func (x *PodLogsRequest) String() string {
 func (*PodLogsRequest) ProtoMessage() {}
 
 func (x *PodLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[19]
+	mi := &file_skein_v1_peer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1394,7 @@ func (x *PodLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodLogsRequest.ProtoReflect.Descriptor instead.
 func (*PodLogsRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{19}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PodLogsRequest) GetNamespace() string {
@@ -1244,7 +1463,7 @@ type BlobRequest struct {
 
 func (x *BlobRequest) Reset() {
 	*x = BlobRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[20]
+	mi := &file_skein_v1_peer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1475,7 @@ func (x *BlobRequest) String() string {
 func (*BlobRequest) ProtoMessage() {}
 
 func (x *BlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[20]
+	mi := &file_skein_v1_peer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1488,7 @@ func (x *BlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlobRequest.ProtoReflect.Descriptor instead.
 func (*BlobRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{20}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *BlobRequest) GetDigest() string {
@@ -1296,7 +1515,7 @@ type BlobResponse struct {
 
 func (x *BlobResponse) Reset() {
 	*x = BlobResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[21]
+	mi := &file_skein_v1_peer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1308,7 +1527,7 @@ func (x *BlobResponse) String() string {
 func (*BlobResponse) ProtoMessage() {}
 
 func (x *BlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[21]
+	mi := &file_skein_v1_peer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1321,7 +1540,7 @@ func (x *BlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlobResponse.ProtoReflect.Descriptor instead.
 func (*BlobResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{21}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *BlobResponse) GetChunk() []byte {
@@ -1342,7 +1561,22 @@ var File_skein_v1_peer_proto protoreflect.FileDescriptor
 
 const file_skein_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x13skein/v1/peer.proto\x12\bskein.v1\x1a\x10log/v1/log.proto\x1a\x16skein/v1/cluster.proto\"\x9b\x01\n" +
+	"\x13skein/v1/peer.proto\x12\bskein.v1\x1a\x10log/v1/log.proto\x1a\x16skein/v1/cluster.proto\"\x0e\n" +
+	"\fEpochRequest\"<\n" +
+	"\rEpochResponse\x12+\n" +
+	"\x05epoch\x18\x01 \x01(\v2\x15.skein.v1.SignedEpochR\x05epoch\"A\n" +
+	"\vSignedEpoch\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\fR\x05epoch\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\"\x91\x01\n" +
+	"\x05Epoch\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12\x18\n" +
+	"\alineage\x18\x03 \x01(\tR\alineage\x12\x12\n" +
+	"\x04node\x18\x04 \x01(\tR\x04node\x12\x1b\n" +
+	"\ttime_unix\x18\x05 \x01(\x03R\btimeUnix\"\x9b\x01\n" +
 	"\vJoinRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -1385,14 +1619,15 @@ const file_skein_v1_peer_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
 	"\x03uid\x18\x03 \x01(\tR\x03uid\x12\x16\n" +
 	"\x06status\x18\x04 \x01(\fR\x06status\x12\x12\n" +
-	"\x04gone\x18\x05 \x01(\bR\x04gone\"\x92\x01\n" +
+	"\x04gone\x18\x05 \x01(\bR\x04gone\"\xb0\x01\n" +
 	"\rReportRequest\x12'\n" +
 	"\x04pods\x18\x01 \x03(\v2\x13.skein.v1.PodStatusR\x04pods\x12\x1f\n" +
 	"\vnode_status\x18\x02 \x01(\fR\n" +
 	"nodeStatus\x12\x16\n" +
 	"\x06events\x18\x03 \x03(\fR\x06events\x12\x1f\n" +
 	"\vnode_labels\x18\x04 \x01(\fR\n" +
-	"nodeLabels\"\x10\n" +
+	"nodeLabels\x12\x1c\n" +
+	"\tadvertise\x18\x05 \x01(\tR\tadvertise\"\x10\n" +
 	"\x0eReportResponse\"\x85\x01\n" +
 	"\x0eSuspectRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
@@ -1450,9 +1685,10 @@ const file_skein_v1_peer_proto_rawDesc = "" +
 	"\aPodExec\x12\x15.skein.v1.ExecRequest\x1a\x16.skein.v1.ExecResponse(\x010\x01\x127\n" +
 	"\x04Blob\x12\x15.skein.v1.BlobRequest\x1a\x16.skein.v1.BlobResponse0\x01\x12K\n" +
 	"\n" +
-	"PeerImport\x12\x1c.skein.v1.ImportImageRequest\x1a\x1d.skein.v1.ImportImageResponse(\x012D\n" +
+	"PeerImport\x12\x1c.skein.v1.ImportImageRequest\x1a\x1d.skein.v1.ImportImageResponse(\x012~\n" +
 	"\vJoinService\x125\n" +
-	"\x04Join\x12\x15.skein.v1.JoinRequest\x1a\x16.skein.v1.JoinResponseB\x8d\x01\n" +
+	"\x04Join\x12\x15.skein.v1.JoinRequest\x1a\x16.skein.v1.JoinResponse\x128\n" +
+	"\x05Epoch\x12\x16.skein.v1.EpochRequest\x1a\x17.skein.v1.EpochResponseB\x8d\x01\n" +
 	"\fcom.skein.v1B\tPeerProtoP\x01Z1github.com/skein-dev/skein/proto/skein/v1;skeinv1\xa2\x02\x03SXX\xaa\x02\bSkein.V1\xca\x02\bSkein\\V1\xe2\x02\x14Skein\\V1\\GPBMetadata\xea\x02\tSkein::V1b\x06proto3"
 
 var (
@@ -1468,78 +1704,85 @@ func file_skein_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_skein_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_skein_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_skein_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_skein_v1_peer_proto_goTypes = []any{
 	(ProbeResult)(0),            // 0: skein.v1.ProbeResult
-	(*JoinRequest)(nil),         // 1: skein.v1.JoinRequest
-	(*JoinResponse)(nil),        // 2: skein.v1.JoinResponse
-	(*Peer)(nil),                // 3: skein.v1.Peer
-	(*Selector)(nil),            // 4: skein.v1.Selector
-	(*FollowRequest)(nil),       // 5: skein.v1.FollowRequest
-	(*FollowResponse)(nil),      // 6: skein.v1.FollowResponse
-	(*LeaderRequest)(nil),       // 7: skein.v1.LeaderRequest
-	(*LeaderResponse)(nil),      // 8: skein.v1.LeaderResponse
-	(*PodStatus)(nil),           // 9: skein.v1.PodStatus
-	(*ReportRequest)(nil),       // 10: skein.v1.ReportRequest
-	(*ReportResponse)(nil),      // 11: skein.v1.ReportResponse
-	(*SuspectRequest)(nil),      // 12: skein.v1.SuspectRequest
-	(*SuspectResponse)(nil),     // 13: skein.v1.SuspectResponse
-	(*ProbeRequest)(nil),        // 14: skein.v1.ProbeRequest
-	(*ProbeResponse)(nil),       // 15: skein.v1.ProbeResponse
-	(*RenewRequest)(nil),        // 16: skein.v1.RenewRequest
-	(*RenewResponse)(nil),       // 17: skein.v1.RenewResponse
-	(*PrepareRequest)(nil),      // 18: skein.v1.PrepareRequest
-	(*PrepareResponse)(nil),     // 19: skein.v1.PrepareResponse
-	(*PodLogsRequest)(nil),      // 20: skein.v1.PodLogsRequest
-	(*BlobRequest)(nil),         // 21: skein.v1.BlobRequest
-	(*BlobResponse)(nil),        // 22: skein.v1.BlobResponse
-	(*v1.Object)(nil),           // 23: log.v1.Object
-	(*v1.Key)(nil),              // 24: log.v1.Key
-	(*ExecRequest)(nil),         // 25: skein.v1.ExecRequest
-	(*ImportImageRequest)(nil),  // 26: skein.v1.ImportImageRequest
-	(*LogsResponse)(nil),        // 27: skein.v1.LogsResponse
-	(*ExecResponse)(nil),        // 28: skein.v1.ExecResponse
-	(*ImportImageResponse)(nil), // 29: skein.v1.ImportImageResponse
+	(*EpochRequest)(nil),        // 1: skein.v1.EpochRequest
+	(*EpochResponse)(nil),       // 2: skein.v1.EpochResponse
+	(*SignedEpoch)(nil),         // 3: skein.v1.SignedEpoch
+	(*Epoch)(nil),               // 4: skein.v1.Epoch
+	(*JoinRequest)(nil),         // 5: skein.v1.JoinRequest
+	(*JoinResponse)(nil),        // 6: skein.v1.JoinResponse
+	(*Peer)(nil),                // 7: skein.v1.Peer
+	(*Selector)(nil),            // 8: skein.v1.Selector
+	(*FollowRequest)(nil),       // 9: skein.v1.FollowRequest
+	(*FollowResponse)(nil),      // 10: skein.v1.FollowResponse
+	(*LeaderRequest)(nil),       // 11: skein.v1.LeaderRequest
+	(*LeaderResponse)(nil),      // 12: skein.v1.LeaderResponse
+	(*PodStatus)(nil),           // 13: skein.v1.PodStatus
+	(*ReportRequest)(nil),       // 14: skein.v1.ReportRequest
+	(*ReportResponse)(nil),      // 15: skein.v1.ReportResponse
+	(*SuspectRequest)(nil),      // 16: skein.v1.SuspectRequest
+	(*SuspectResponse)(nil),     // 17: skein.v1.SuspectResponse
+	(*ProbeRequest)(nil),        // 18: skein.v1.ProbeRequest
+	(*ProbeResponse)(nil),       // 19: skein.v1.ProbeResponse
+	(*RenewRequest)(nil),        // 20: skein.v1.RenewRequest
+	(*RenewResponse)(nil),       // 21: skein.v1.RenewResponse
+	(*PrepareRequest)(nil),      // 22: skein.v1.PrepareRequest
+	(*PrepareResponse)(nil),     // 23: skein.v1.PrepareResponse
+	(*PodLogsRequest)(nil),      // 24: skein.v1.PodLogsRequest
+	(*BlobRequest)(nil),         // 25: skein.v1.BlobRequest
+	(*BlobResponse)(nil),        // 26: skein.v1.BlobResponse
+	(*v1.Object)(nil),           // 27: log.v1.Object
+	(*v1.Key)(nil),              // 28: log.v1.Key
+	(*ExecRequest)(nil),         // 29: skein.v1.ExecRequest
+	(*ImportImageRequest)(nil),  // 30: skein.v1.ImportImageRequest
+	(*LogsResponse)(nil),        // 31: skein.v1.LogsResponse
+	(*ExecResponse)(nil),        // 32: skein.v1.ExecResponse
+	(*ImportImageResponse)(nil), // 33: skein.v1.ImportImageResponse
 }
 var file_skein_v1_peer_proto_depIdxs = []int32{
-	3,  // 0: skein.v1.JoinResponse.peers:type_name -> skein.v1.Peer
-	4,  // 1: skein.v1.FollowRequest.selectors:type_name -> skein.v1.Selector
-	23, // 2: skein.v1.FollowResponse.puts:type_name -> log.v1.Object
-	24, // 3: skein.v1.FollowResponse.deletes:type_name -> log.v1.Key
-	3,  // 4: skein.v1.LeaderResponse.voters:type_name -> skein.v1.Peer
-	9,  // 5: skein.v1.ReportRequest.pods:type_name -> skein.v1.PodStatus
-	0,  // 6: skein.v1.ProbeResponse.result:type_name -> skein.v1.ProbeResult
-	5,  // 7: skein.v1.PeerService.Follow:input_type -> skein.v1.FollowRequest
-	7,  // 8: skein.v1.PeerService.Leader:input_type -> skein.v1.LeaderRequest
-	10, // 9: skein.v1.PeerService.Report:input_type -> skein.v1.ReportRequest
-	12, // 10: skein.v1.PeerService.Suspect:input_type -> skein.v1.SuspectRequest
-	14, // 11: skein.v1.PeerService.Probe:input_type -> skein.v1.ProbeRequest
-	1,  // 12: skein.v1.PeerService.Enroll:input_type -> skein.v1.JoinRequest
-	16, // 13: skein.v1.PeerService.Renew:input_type -> skein.v1.RenewRequest
-	18, // 14: skein.v1.PeerService.Prepare:input_type -> skein.v1.PrepareRequest
-	20, // 15: skein.v1.PeerService.PodLogs:input_type -> skein.v1.PodLogsRequest
-	25, // 16: skein.v1.PeerService.PodExec:input_type -> skein.v1.ExecRequest
-	21, // 17: skein.v1.PeerService.Blob:input_type -> skein.v1.BlobRequest
-	26, // 18: skein.v1.PeerService.PeerImport:input_type -> skein.v1.ImportImageRequest
-	1,  // 19: skein.v1.JoinService.Join:input_type -> skein.v1.JoinRequest
-	6,  // 20: skein.v1.PeerService.Follow:output_type -> skein.v1.FollowResponse
-	8,  // 21: skein.v1.PeerService.Leader:output_type -> skein.v1.LeaderResponse
-	11, // 22: skein.v1.PeerService.Report:output_type -> skein.v1.ReportResponse
-	13, // 23: skein.v1.PeerService.Suspect:output_type -> skein.v1.SuspectResponse
-	15, // 24: skein.v1.PeerService.Probe:output_type -> skein.v1.ProbeResponse
-	2,  // 25: skein.v1.PeerService.Enroll:output_type -> skein.v1.JoinResponse
-	17, // 26: skein.v1.PeerService.Renew:output_type -> skein.v1.RenewResponse
-	19, // 27: skein.v1.PeerService.Prepare:output_type -> skein.v1.PrepareResponse
-	27, // 28: skein.v1.PeerService.PodLogs:output_type -> skein.v1.LogsResponse
-	28, // 29: skein.v1.PeerService.PodExec:output_type -> skein.v1.ExecResponse
-	22, // 30: skein.v1.PeerService.Blob:output_type -> skein.v1.BlobResponse
-	29, // 31: skein.v1.PeerService.PeerImport:output_type -> skein.v1.ImportImageResponse
-	2,  // 32: skein.v1.JoinService.Join:output_type -> skein.v1.JoinResponse
-	20, // [20:33] is the sub-list for method output_type
-	7,  // [7:20] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	3,  // 0: skein.v1.EpochResponse.epoch:type_name -> skein.v1.SignedEpoch
+	7,  // 1: skein.v1.JoinResponse.peers:type_name -> skein.v1.Peer
+	8,  // 2: skein.v1.FollowRequest.selectors:type_name -> skein.v1.Selector
+	27, // 3: skein.v1.FollowResponse.puts:type_name -> log.v1.Object
+	28, // 4: skein.v1.FollowResponse.deletes:type_name -> log.v1.Key
+	7,  // 5: skein.v1.LeaderResponse.voters:type_name -> skein.v1.Peer
+	13, // 6: skein.v1.ReportRequest.pods:type_name -> skein.v1.PodStatus
+	0,  // 7: skein.v1.ProbeResponse.result:type_name -> skein.v1.ProbeResult
+	9,  // 8: skein.v1.PeerService.Follow:input_type -> skein.v1.FollowRequest
+	11, // 9: skein.v1.PeerService.Leader:input_type -> skein.v1.LeaderRequest
+	14, // 10: skein.v1.PeerService.Report:input_type -> skein.v1.ReportRequest
+	16, // 11: skein.v1.PeerService.Suspect:input_type -> skein.v1.SuspectRequest
+	18, // 12: skein.v1.PeerService.Probe:input_type -> skein.v1.ProbeRequest
+	5,  // 13: skein.v1.PeerService.Enroll:input_type -> skein.v1.JoinRequest
+	20, // 14: skein.v1.PeerService.Renew:input_type -> skein.v1.RenewRequest
+	22, // 15: skein.v1.PeerService.Prepare:input_type -> skein.v1.PrepareRequest
+	24, // 16: skein.v1.PeerService.PodLogs:input_type -> skein.v1.PodLogsRequest
+	29, // 17: skein.v1.PeerService.PodExec:input_type -> skein.v1.ExecRequest
+	25, // 18: skein.v1.PeerService.Blob:input_type -> skein.v1.BlobRequest
+	30, // 19: skein.v1.PeerService.PeerImport:input_type -> skein.v1.ImportImageRequest
+	5,  // 20: skein.v1.JoinService.Join:input_type -> skein.v1.JoinRequest
+	1,  // 21: skein.v1.JoinService.Epoch:input_type -> skein.v1.EpochRequest
+	10, // 22: skein.v1.PeerService.Follow:output_type -> skein.v1.FollowResponse
+	12, // 23: skein.v1.PeerService.Leader:output_type -> skein.v1.LeaderResponse
+	15, // 24: skein.v1.PeerService.Report:output_type -> skein.v1.ReportResponse
+	17, // 25: skein.v1.PeerService.Suspect:output_type -> skein.v1.SuspectResponse
+	19, // 26: skein.v1.PeerService.Probe:output_type -> skein.v1.ProbeResponse
+	6,  // 27: skein.v1.PeerService.Enroll:output_type -> skein.v1.JoinResponse
+	21, // 28: skein.v1.PeerService.Renew:output_type -> skein.v1.RenewResponse
+	23, // 29: skein.v1.PeerService.Prepare:output_type -> skein.v1.PrepareResponse
+	31, // 30: skein.v1.PeerService.PodLogs:output_type -> skein.v1.LogsResponse
+	32, // 31: skein.v1.PeerService.PodExec:output_type -> skein.v1.ExecResponse
+	26, // 32: skein.v1.PeerService.Blob:output_type -> skein.v1.BlobResponse
+	33, // 33: skein.v1.PeerService.PeerImport:output_type -> skein.v1.ImportImageResponse
+	6,  // 34: skein.v1.JoinService.Join:output_type -> skein.v1.JoinResponse
+	2,  // 35: skein.v1.JoinService.Epoch:output_type -> skein.v1.EpochResponse
+	22, // [22:36] is the sub-list for method output_type
+	8,  // [8:22] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_skein_v1_peer_proto_init() }
@@ -1554,7 +1797,7 @@ func file_skein_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skein_v1_peer_proto_rawDesc), len(file_skein_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

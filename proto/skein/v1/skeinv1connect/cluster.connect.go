@@ -60,6 +60,12 @@ const (
 	ClusterServiceRevokeTokenProcedure = "/skein.v1.ClusterService/RevokeToken"
 	// ClusterServiceImportImageProcedure is the procedure name of the ClusterService's ImportImage RPC.
 	ClusterServiceImportImageProcedure = "/skein.v1.ClusterService/ImportImage"
+	// ClusterServiceSaveSnapshotProcedure is the procedure name of the ClusterService's SaveSnapshot
+	// RPC.
+	ClusterServiceSaveSnapshotProcedure = "/skein.v1.ClusterService/SaveSnapshot"
+	// ClusterServiceRestoreSnapshotProcedure is the procedure name of the ClusterService's
+	// RestoreSnapshot RPC.
+	ClusterServiceRestoreSnapshotProcedure = "/skein.v1.ClusterService/RestoreSnapshot"
 )
 
 var (
@@ -182,6 +188,20 @@ var (
 			Procedure:  ClusterServiceImportImageProcedure,
 		}
 	})
+	clusterServiceSaveSnapshotSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeServer,
+			Schema:     v1.File_skein_v1_cluster_proto.Services().ByName("ClusterService").Methods().ByName("SaveSnapshot"),
+			Procedure:  ClusterServiceSaveSnapshotProcedure,
+		}
+	})
+	clusterServiceRestoreSnapshotSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeClient,
+			Schema:     v1.File_skein_v1_cluster_proto.Services().ByName("ClusterService").Methods().ByName("RestoreSnapshot"),
+			Procedure:  ClusterServiceRestoreSnapshotProcedure,
+		}
+	})
 )
 
 // ClusterServiceClient is a client for the skein.v1.ClusterService service.
@@ -213,6 +233,11 @@ type ClusterServiceClient interface {
 	// ImportImage takes a docker-save tar or an OCI layout tar, plain, gzip or
 	// zstd, in chunks.
 	ImportImage(context.Context) (ClusterServiceImportImageClientStream, error)
+	// SaveSnapshot streams the file that proto/snapshotfile describes: all
+	// objects at one index, without the cluster's keys and tokens.
+	SaveSnapshot(context.Context, *v1.SaveSnapshotRequest) (ClusterServiceSaveSnapshotClientStream, error)
+	// RestoreSnapshot takes such a file and puts the objects of people back.
+	RestoreSnapshot(context.Context) (ClusterServiceRestoreSnapshotClientStream, error)
 }
 
 // NewClusterServiceClient constructs a client for the skein.v1.ClusterService service. Multiple
@@ -367,6 +392,57 @@ func (s ClusterServiceImportImageClientStream) CloseAndReceive() (*v1.ImportImag
 	return &res, nil
 }
 
+// ClusterServiceSaveSnapshotClientStream is the client stream for the ClusterService's SaveSnapshot
+// RPC.
+type ClusterServiceSaveSnapshotClientStream struct {
+	stream connect.ClientStream
+}
+
+// Receive returns the next response message from the server.
+func (s ClusterServiceSaveSnapshotClientStream) Receive() (*v1.SaveSnapshotResponse, error) {
+	var res v1.SaveSnapshotResponse
+	if err := s.stream.Receive(&res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+// Close releases the stream's resources. It is idempotent and is typically deferred to clean up a
+// stream abandoned before io.EOF.
+func (s ClusterServiceSaveSnapshotClientStream) Close() error {
+	return s.stream.Close()
+}
+
+// ClusterServiceRestoreSnapshotClientStream is the client stream for the ClusterService's
+// RestoreSnapshot RPC.
+type ClusterServiceRestoreSnapshotClientStream struct {
+	stream connect.ClientStream
+}
+
+// SendHeaders opens the stream and flushes the request headers without a message. The first Send or
+// Receive does this implicitly.
+func (s ClusterServiceRestoreSnapshotClientStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a request message to the server.
+func (s ClusterServiceRestoreSnapshotClientStream) Send(req *v1.RestoreSnapshotRequest) error {
+	return s.stream.Send(req)
+}
+
+// CloseAndReceive closes the request side of the stream and returns the single response message. It
+// reads the stream to completion to release its resources.
+func (s ClusterServiceRestoreSnapshotClientStream) CloseAndReceive() (*v1.RestoreSnapshotResponse, error) {
+	if err := s.stream.CloseSend(); err != nil {
+		return nil, err
+	}
+	var res v1.RestoreSnapshotResponse
+	if err := s.stream.Receive(&res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
 // ClusterServiceHandler is an implementation of the skein.v1.ClusterService service.
 type ClusterServiceHandler interface {
 	// Apply creates or changes the objects of a manifest (YAML or JSON, any
@@ -396,6 +472,11 @@ type ClusterServiceHandler interface {
 	// ImportImage takes a docker-save tar or an OCI layout tar, plain, gzip or
 	// zstd, in chunks.
 	ImportImage(context.Context, ClusterServiceImportImageServerStream) (*v1.ImportImageResponse, error)
+	// SaveSnapshot streams the file that proto/snapshotfile describes: all
+	// objects at one index, without the cluster's keys and tokens.
+	SaveSnapshot(context.Context, *v1.SaveSnapshotRequest, ClusterServiceSaveSnapshotServerStream) error
+	// RestoreSnapshot takes such a file and puts the objects of people back.
+	RestoreSnapshot(context.Context, ClusterServiceRestoreSnapshotServerStream) (*v1.RestoreSnapshotResponse, error)
 }
 
 // RegisterClusterServiceHandler registers svc as the skein.v1.ClusterService implementation on
@@ -420,6 +501,8 @@ func RegisterClusterServiceHandler(server *connect.Server, svc ClusterServiceHan
 		connect.Method{Spec: clusterServiceListTokensSpec(), Handler: adapter.listTokens},
 		connect.Method{Spec: clusterServiceRevokeTokenSpec(), Handler: adapter.revokeToken},
 		connect.Method{Spec: clusterServiceImportImageSpec(), Handler: adapter.importImage},
+		connect.Method{Spec: clusterServiceSaveSnapshotSpec(), Handler: adapter.saveSnapshot},
+		connect.Method{Spec: clusterServiceRestoreSnapshotSpec(), Handler: adapter.restoreSnapshot},
 	)
 }
 
@@ -522,6 +605,37 @@ func (s ClusterServiceImportImageServerStream) Receive() (*v1.ImportImageRequest
 	return &req, nil
 }
 
+// ClusterServiceSaveSnapshotServerStream is the server stream for the ClusterService's SaveSnapshot
+// RPC.
+type ClusterServiceSaveSnapshotServerStream struct {
+	stream connect.ServerStream
+}
+
+// SendHeaders flushes the response headers without a message. The first Send does this implicitly.
+func (s ClusterServiceSaveSnapshotServerStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a response message to the client.
+func (s ClusterServiceSaveSnapshotServerStream) Send(res *v1.SaveSnapshotResponse) error {
+	return s.stream.Send(res)
+}
+
+// ClusterServiceRestoreSnapshotServerStream is the server stream for the ClusterService's
+// RestoreSnapshot RPC.
+type ClusterServiceRestoreSnapshotServerStream struct {
+	stream connect.ServerStream
+}
+
+// Receive returns the next request message from the client.
+func (s ClusterServiceRestoreSnapshotServerStream) Receive() (*v1.RestoreSnapshotRequest, error) {
+	var req v1.RestoreSnapshotRequest
+	if err := s.stream.Receive(&req); err != nil {
+		return nil, err
+	}
+	return &req, nil
+}
+
 // UnimplementedClusterServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedClusterServiceHandler struct{}
 
@@ -591,6 +705,14 @@ func (UnimplementedClusterServiceHandler) RevokeToken(context.Context, *v1.Revok
 
 func (UnimplementedClusterServiceHandler) ImportImage(context.Context, ClusterServiceImportImageServerStream) (*v1.ImportImageResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.ClusterService.ImportImage is not implemented")
+}
+
+func (UnimplementedClusterServiceHandler) SaveSnapshot(context.Context, *v1.SaveSnapshotRequest, ClusterServiceSaveSnapshotServerStream) error {
+	return connect.NewError(connect.CodeUnimplemented, "skein.v1.ClusterService.SaveSnapshot is not implemented")
+}
+
+func (UnimplementedClusterServiceHandler) RestoreSnapshot(context.Context, ClusterServiceRestoreSnapshotServerStream) (*v1.RestoreSnapshotResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.ClusterService.RestoreSnapshot is not implemented")
 }
 
 type clusterServiceClient struct {
@@ -731,6 +853,22 @@ func (c *clusterServiceClient) ImportImage(ctx context.Context) (ClusterServiceI
 		return ClusterServiceImportImageClientStream{}, err
 	}
 	return ClusterServiceImportImageClientStream{stream: stream}, nil
+}
+
+func (c *clusterServiceClient) SaveSnapshot(ctx context.Context, req *v1.SaveSnapshotRequest) (ClusterServiceSaveSnapshotClientStream, error) {
+	stream, err := c.client.CallServerStream(ctx, clusterServiceSaveSnapshotSpec(), req)
+	if err != nil {
+		return ClusterServiceSaveSnapshotClientStream{}, err
+	}
+	return ClusterServiceSaveSnapshotClientStream{stream: stream}, nil
+}
+
+func (c *clusterServiceClient) RestoreSnapshot(ctx context.Context) (ClusterServiceRestoreSnapshotClientStream, error) {
+	stream, err := c.client.CallClientStream(ctx, clusterServiceRestoreSnapshotSpec())
+	if err != nil {
+		return ClusterServiceRestoreSnapshotClientStream{}, err
+	}
+	return ClusterServiceRestoreSnapshotClientStream{stream: stream}, nil
 }
 
 type clusterServiceHandler struct{ svc ClusterServiceHandler }
@@ -905,6 +1043,22 @@ func (h clusterServiceHandler) revokeToken(ctx context.Context, _ connect.Spec, 
 
 func (h clusterServiceHandler) importImage(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
 	res, err := h.svc.ImportImage(ctx, ClusterServiceImportImageServerStream{stream: stream})
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h clusterServiceHandler) saveSnapshot(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.SaveSnapshotRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	return h.svc.SaveSnapshot(ctx, &req, ClusterServiceSaveSnapshotServerStream{stream: stream})
+}
+
+func (h clusterServiceHandler) restoreSnapshot(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	res, err := h.svc.RestoreSnapshot(ctx, ClusterServiceRestoreSnapshotServerStream{stream: stream})
 	if err != nil {
 		return err
 	}

@@ -52,6 +52,8 @@ const (
 	PeerServicePeerImportProcedure = "/skein.v1.PeerService/PeerImport"
 	// JoinServiceJoinProcedure is the procedure name of the JoinService's Join RPC.
 	JoinServiceJoinProcedure = "/skein.v1.JoinService/Join"
+	// JoinServiceEpochProcedure is the procedure name of the JoinService's Epoch RPC.
+	JoinServiceEpochProcedure = "/skein.v1.JoinService/Epoch"
 )
 
 var (
@@ -711,11 +713,21 @@ var (
 			Procedure:  JoinServiceJoinProcedure,
 		}
 	})
+	joinServiceEpochSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_skein_v1_peer_proto.Services().ByName("JoinService").Methods().ByName("Epoch"),
+			Procedure:  JoinServiceEpochProcedure,
+		}
+	})
 )
 
 // JoinServiceClient is a client for the skein.v1.JoinService service.
 type JoinServiceClient interface {
 	Join(context.Context, *v1.JoinRequest) (*v1.JoinResponse, error)
+	// Epoch tells the newest cluster epoch that the callee obeys. It is signed by
+	// the cluster's CA, so it is as good from anybody.
+	Epoch(context.Context, *v1.EpochRequest) (*v1.EpochResponse, error)
 }
 
 // NewJoinServiceClient constructs a client for the skein.v1.JoinService service. Multiple service
@@ -727,6 +739,9 @@ func NewJoinServiceClient(client *connect.Client) JoinServiceClient {
 // JoinServiceHandler is an implementation of the skein.v1.JoinService service.
 type JoinServiceHandler interface {
 	Join(context.Context, *v1.JoinRequest) (*v1.JoinResponse, error)
+	// Epoch tells the newest cluster epoch that the callee obeys. It is signed by
+	// the cluster's CA, so it is as good from anybody.
+	Epoch(context.Context, *v1.EpochRequest) (*v1.EpochResponse, error)
 }
 
 // RegisterJoinServiceHandler registers svc as the skein.v1.JoinService implementation on server.
@@ -734,6 +749,7 @@ func RegisterJoinServiceHandler(server *connect.Server, svc JoinServiceHandler) 
 	adapter := joinServiceHandler{svc: svc}
 	server.Register(
 		connect.Method{Spec: joinServiceJoinSpec(), Handler: adapter.join},
+		connect.Method{Spec: joinServiceEpochSpec(), Handler: adapter.epoch},
 	)
 }
 
@@ -742,6 +758,10 @@ type UnimplementedJoinServiceHandler struct{}
 
 func (UnimplementedJoinServiceHandler) Join(context.Context, *v1.JoinRequest) (*v1.JoinResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.JoinService.Join is not implemented")
+}
+
+func (UnimplementedJoinServiceHandler) Epoch(context.Context, *v1.EpochRequest) (*v1.EpochResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.JoinService.Epoch is not implemented")
 }
 
 type joinServiceClient struct {
@@ -756,6 +776,14 @@ func (c *joinServiceClient) Join(ctx context.Context, req *v1.JoinRequest) (*v1.
 	return &res, nil
 }
 
+func (c *joinServiceClient) Epoch(ctx context.Context, req *v1.EpochRequest) (*v1.EpochResponse, error) {
+	var res v1.EpochResponse
+	if err := c.client.CallUnary(ctx, joinServiceEpochSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
 type joinServiceHandler struct{ svc JoinServiceHandler }
 
 func (h joinServiceHandler) join(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
@@ -764,6 +792,18 @@ func (h joinServiceHandler) join(ctx context.Context, _ connect.Spec, stream con
 		return err
 	}
 	res, err := h.svc.Join(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h joinServiceHandler) epoch(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.EpochRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Epoch(ctx, &req)
 	if err != nil {
 		return err
 	}
