@@ -214,7 +214,7 @@ func (a *Agent) assemble() error {
 	})
 	a.api = api.New(api.Config{
 		Name: a.cfg.Name, Consensus: a.raft, Duties: a.duties, Peers: a.peers, Pods: pods{a},
-		Images: a.images, Voting: a.voting, UID: uid, Random: rand.Reader, Logger: a.log,
+		Images: a.images, Voting: a.voting, Copy: a.replica, Brakes: a.brakes, UID: uid, Random: rand.Reader, Logger: a.log,
 		Versions: versions(a.cfg),
 		Cluster: api.Cluster{
 			ID: a.id.ClusterID(), CA: a.id.CA(), GossipKeys: a.id.GossipKeys,

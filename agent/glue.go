@@ -207,6 +207,15 @@ func (p prober) ProbeSelf(ctx context.Context, node string, epoch uint64) skeinv
 	return p.agent.peers.Probe(ctx, node, addr, epoch)
 }
 
+// brakes is what this node holds back as the leader.
+func (a *Agent) brakes() []api.Brake {
+	var out []api.Brake
+	for _, b := range a.duties.Brakes() {
+		out = append(out, api.Brake(b))
+	}
+	return out
+}
+
 // pods reaches this machine's Pods for the API.
 type pods struct{ agent *Agent }
 

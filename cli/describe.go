@@ -53,7 +53,7 @@ func (s *session) describe(c *cli.Context) error {
 
 // printText prints what the server wrote for people.
 func (s *session) printText(answer *skeinv1.TextResponse) {
-	s.warnStale(answer.GetAgeMs())
+	s.warnStale(answer.GetAgeMs(), answer.GetNote())
 	fmt.Fprintln(s.stdout, strings.TrimRight(clean(answer.GetText()), "\n"))
 }
 
@@ -86,7 +86,7 @@ func (s *session) status(c *cli.Context) error {
 		s.printText(answer)
 		return nil
 	}
-	s.warnStale(answer.GetAgeMs())
+	s.warnStale(answer.GetAgeMs(), answer.GetNote())
 	_, err = s.stdout.Write(endLine(answer.GetJson()))
 	return err
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -135,7 +136,8 @@ func (s *session) list(c *cli.Context, cluster *cluster, requests []*skeinv1.Get
 		answers = append(answers, answer)
 	}
 	if len(answers) > 0 {
-		s.warnStale(slices.MaxFunc(answers, func(a, b *skeinv1.GetResponse) int { return int(a.GetAgeMs() - b.GetAgeMs()) }).GetAgeMs())
+		worst := stalest(answers)
+		s.warnStale(worst.GetAgeMs(), worst.GetNote())
 		if err := l.print(answers, requests); err != nil {
 			return err
 		}
@@ -179,9 +181,13 @@ func getRequest(c *cli.Context, ref *skeinv1.ObjectRef) *skeinv1.GetRequest {
 	}
 }
 
-// warnStale says how old an answer is that no leader gave.
-func (s *session) warnStale(ageMs int64) {
-	if ageMs > 0 {
+// warnStale says how old an answer is that no leader gave, and what it cannot
+// tell.
+func (s *session) warnStale(ageMs int64, note string) {
+	switch {
+	case ageMs < 0:
+		fmt.Fprintln(s.stderr, "warning: no leader, and none was heard since the node started; how old this answer is nobody can tell")
+	case ageMs > 0:
 		d := time.Duration(ageMs) * time.Millisecond
 		text := age(d)
 		if d < time.Minute {
@@ -189,4 +195,14 @@ func (s *session) warnStale(ageMs int64) {
 		}
 		fmt.Fprintf(s.stderr, "warning: no leader; this answer is %s old\n", text)
 	}
+	if note != "" {
+		fmt.Fprintln(s.stderr, "warning: "+clean(note))
+	}
+}
+
+// stalest is the answer of which to warn: one of unknown age before the oldest.
+func stalest(answers []*skeinv1.GetResponse) *skeinv1.GetResponse {
+	return slices.MaxFunc(answers, func(a, b *skeinv1.GetResponse) int {
+		return cmp.Compare(uint64(a.GetAgeMs()), uint64(b.GetAgeMs())) //nolint:gosec // what is below 0 is meant to be the greatest
+	})
 }

@@ -130,10 +130,23 @@ type Config struct {
 	Pods      Pods
 	Images    Images
 	Voting    Voting
+	Copy      Copy           // nil where there is none
+	Brakes    func() []Brake // that the leader holds here; nil: none
 	Cluster   Cluster
 	UID       func() string
 	Random    io.Reader
 	Logger    *slog.Logger
+}
+
+// A Brake is something that the leader holds back so that one trouble does not
+// become another.
+type Brake struct {
+	Name  string    `json:"name"`           // verdicts, moves, node or new-leader
+	Node  string    `json:"node,omitempty"` // of which it is held
+	Since time.Time `json:"since"`
+	Until time.Time `json:"until"`
+	Open  bool      `json:"open"` // it may be held for longer than that
+	Why   string    `json:"why"`
 }
 
 // Cluster is what a newcomer must be told.
@@ -150,8 +163,9 @@ type Cluster struct {
 
 // A Server answers for one agent.
 type Server struct {
-	cfg Config
-	log *slog.Logger
+	cfg  Config
+	log  *slog.Logger
+	part bool // it answers from a Copy
 }
 
 // New returns a server; its handlers go on the listeners they are named for.

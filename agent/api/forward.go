@@ -29,20 +29,28 @@ const maxHops = 3
 // reads are answered with their age.
 func (s *Server) routed(local http.Handler) http.Handler {
 	var routed http.Handler
+	own := s.fromCopy()
 	routed = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !strings.HasPrefix(r.URL.Path, "/skein.") || s.cfg.Consensus.IsLeader() {
 			local.ServeHTTP(w, r)
 			return
 		}
-		leader := s.awaitLeader(r.Context())
+		leader := s.cfg.Consensus.Leader()
+		if leader == "" && s.voter() { // only they take part in an election, and hear of its end
+			leader = s.awaitLeader(r.Context())
+		}
 		switch {
 		case leader == s.cfg.Name || (leader == "" && s.voter()):
 			local.ServeHTTP(w, r)
 		case leader != "":
-			s.passOn(w, r, leader, routed)
+			s.passOn(w, r, leader, routed, own)
 		default:
 			if voter := s.anyVoter(); voter != "" {
-				s.passOn(w, r, voter, routed)
+				s.passOn(w, r, voter, routed, own)
+				return
+			}
+			if own != nil && reads[r.URL.Path] {
+				own.ServeHTTP(w, r)
 				return
 			}
 			s.unavailable(w, r, "no voter of the cluster can be reached")
@@ -65,7 +73,7 @@ func (s *Server) arrived(local http.Handler) http.Handler {
 			local.ServeHTTP(w, r)
 			return
 		}
-		s.passOn(w, r, leader, local)
+		s.passOn(w, r, leader, local, nil)
 	})
 }
 
@@ -112,8 +120,9 @@ const maxRead = 64 << 10
 
 // passOn hands a call to another agent, for as long as leadership stays where it
 // is: who is cut off with a dead leader must not wait for its connection to time
-// out. A read is then asked again of whoever leads next.
-func (s *Server) passOn(w http.ResponseWriter, r *http.Request, node string, again http.Handler) {
+// out. A read is then asked again of whoever leads next, and where nobody
+// answers, of own, this agent's copy, if it has one and no vote.
+func (s *Server) passOn(w http.ResponseWriter, r *http.Request, node string, again, own http.Handler) {
 	hops, _ := strconv.Atoi(r.Header.Get(headerHops))
 	var body []byte
 	if reads[r.URL.Path] {
@@ -147,6 +156,12 @@ func (s *Server) passOn(w http.ResponseWriter, r *http.Request, node string, aga
 				next.Body = io.NopCloser(bytes.NewReader(body))
 				next.Header.Set(headerHops, strconv.Itoa(hops+1))
 				again.ServeHTTP(w, next)
+				return
+			}
+			if body != nil && own != nil && !s.voter() {
+				next := r.Clone(r.Context()) //nolint:contextcheck // ctx has ended, the person still waits
+				next.Body = io.NopCloser(bytes.NewReader(body))
+				own.ServeHTTP(w, next)
 				return
 			}
 			s.unavailable(w, r, "node "+node+" led the cluster and does not answer; what was asked for may have been done or not")

@@ -28,6 +28,9 @@ func (s *Server) selection(req *skeinv1.GetRequest) (*selection, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.holds(kind); err != nil {
+		return nil, err
+	}
 	sel := &selection{kind: kind, name: nameOf(kind, req.GetName()), req: req}
 	if kind.Namespaced && !req.GetAllNamespaces() {
 		sel.ns = namespaceOr(req.GetNamespace())
@@ -55,6 +58,9 @@ func (sel *selection) matches(row *state.Row) bool {
 	return sel.req.GetFieldSelector() == "" || sel.fields(row)
 }
 
+// unknownAge is that of an answer of which nobody can tell how old it is.
+const unknownAge = -time.Millisecond
+
 // freshness makes sure that a read sees every write acknowledged before it, or
 // tells how old the answer may be.
 func (s *Server) freshness(ctx context.Context) (time.Duration, error) {
@@ -70,7 +76,7 @@ func (s *Server) freshness(ctx context.Context) (time.Duration, error) {
 	}
 	heard := s.cfg.Consensus.LastContact()
 	if heard.IsZero() {
-		return time.Hour, nil // it has not heard a leader since it started
+		return unknownAge, nil // it has not heard a leader since it started
 	}
 	return max(time.Since(heard), time.Millisecond), nil
 }
@@ -88,7 +94,7 @@ func (c *cluster) Get(ctx context.Context, req *skeinv1.GetRequest) (*skeinv1.Ge
 	if err != nil {
 		return nil, err
 	}
-	out := &skeinv1.GetResponse{AgeMs: age.Milliseconds()}
+	out := &skeinv1.GetResponse{AgeMs: age.Milliseconds(), Note: c.partial()}
 	var rows []*state.Row
 	c.cfg.Consensus.Store().Read(func(v state.View) {
 		out.Index = v.Index()
@@ -268,5 +274,5 @@ func (c *cluster) Describe(ctx context.Context, req *skeinv1.DescribeRequest) (*
 	if err != nil {
 		return nil, fmt.Errorf("describe %s: %w", row.Key, err)
 	}
-	return &skeinv1.TextResponse{Text: text, AgeMs: age.Milliseconds()}, nil
+	return &skeinv1.TextResponse{Text: text, AgeMs: age.Milliseconds(), Note: c.partial()}, nil
 }

@@ -67,6 +67,9 @@ func nameOf(kind object.Kind, name string) string {
 // row reads the object that a reference names.
 func (s *Server) row(ref *skeinv1.ObjectRef) (*state.Row, object.Kind, error) {
 	full, kind, err := s.resolve(ref)
+	if err == nil {
+		err = s.holds(kind)
+	}
 	if err != nil {
 		return nil, kind, err
 	}
@@ -79,6 +82,10 @@ func (s *Server) row(ref *skeinv1.ObjectRef) (*state.Row, object.Kind, error) {
 
 // missing says that an object is not there, and which one may be meant.
 func (s *Server) missing(kind object.Kind, ref *skeinv1.ObjectRef) error {
+	if s.part && kind.Name == object.KindPod {
+		return refuse(connect.CodeUnavailable, exitNoLeader, hintNoLeader,
+			"pod %q does not run on %s, which knows of no others while no voter can be reached", ref.GetName(), s.cfg.Name)
+	}
 	var here, elsewhere []string
 	for _, row := range s.cfg.Consensus.Store().List(kind.Name, "", "") {
 		switch {

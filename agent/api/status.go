@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -23,8 +24,10 @@ type overview struct {
 	Survives  int            `json:"survives"` // failures of voters that leave a majority
 	Nodes     []nodeOverview `json:"nodes"`
 	Pods      podOverview    `json:"pods"`
+	Brakes    []Brake        `json:"brakes"` // what the leader holds back now
 	Troubles  []string       `json:"troubles"`
-	AgeMillis int64          `json:"ageMs,omitempty"`
+	AgeMillis int64          `json:"ageMs,omitempty"`   // -1 where nobody can tell
+	Partial   string         `json:"partial,omitempty"` // what this answer cannot tell
 }
 
 type nodeOverview struct {
@@ -60,7 +63,7 @@ func (c *cluster) Status(ctx context.Context, req *skeinv1.StatusRequest) (*skei
 		return nil, err
 	}
 	o.AgeMillis = age.Milliseconds()
-	out := &skeinv1.TextResponse{Text: o.text(), AgeMs: o.AgeMillis}
+	out := &skeinv1.TextResponse{Text: o.text(), AgeMs: o.AgeMillis, Note: o.Partial}
 	if req.GetJson() {
 		if out.Json, err = json.MarshalIndent(o, "", "    "); err != nil {
 			return nil, err
@@ -70,7 +73,7 @@ func (c *cluster) Status(ctx context.Context, req *skeinv1.StatusRequest) (*skei
 }
 
 func (s *Server) overview() (*overview, error) {
-	o := &overview{Leader: s.cfg.Consensus.Leader(), Troubles: []string{}, Voters: []string{}}
+	o := &overview{Leader: s.cfg.Consensus.Leader(), Troubles: []string{}, Voters: []string{}, Brakes: []Brake{}, Partial: s.partial()}
 	voters := map[string]bool{}
 	if members, _, err := s.cfg.Consensus.Members(); err == nil {
 		for _, m := range members {
@@ -79,7 +82,17 @@ func (s *Server) overview() (*overview, error) {
 			}
 		}
 	}
+	if s.part {
+		for name, h := range s.cfg.Peers.Health() {
+			if h.Voter {
+				voters[name] = true
+			}
+		}
+	}
 	o.Voters = slices.Sorted(maps.Keys(voters))
+	if s.cfg.Brakes != nil {
+		o.Brakes = append(o.Brakes, s.cfg.Brakes()...)
+	}
 	perNode, err := s.overlookPods(o)
 	if err != nil {
 		return nil, err
@@ -120,9 +133,18 @@ func (s *Server) overview() (*overview, error) {
 	}
 	o.Survives = max(0, (len(voters)-1)/2-down)
 	if o.Leader == "" {
-		o.Troubles = append([]string{"no leader: a majority of the voters cannot be reached; Pods go on, nothing can be changed"}, o.Troubles...)
+		o.Troubles = append(noQuorum(), o.Troubles...)
 	}
 	return o, s.overlookDeployments(o)
+}
+
+// noQuorum says what no leader means, and the way out.
+func noQuorum() []string {
+	return []string{
+		"no leader: a majority of the voters cannot be reached. Pods go on, are restarted and checked as before, and reads are answered; " +
+			"nothing can be changed, and nothing is moved",
+		"bring back enough of the voters' machines; only if they are lost for good: \"skeind recover\" on one that is left",
+	}
 }
 
 func nodeTrouble(node *corev1.Node) string {
@@ -205,7 +227,12 @@ func (o *overview) text() string {
 	}
 	fmt.Fprintf(&b, "Leader:    %s\n", leader)
 	fmt.Fprintf(&b, "Voters:    %s (%s)\n", strings.Join(o.Voters, ", "), o.survival())
-	fmt.Fprintf(&b, "Pods:      %d of %d wanted are ready\n\n", o.Pods.Ready, o.Pods.Wanted)
+	if o.Partial == "" {
+		fmt.Fprintf(&b, "Pods:      %d of %d wanted are ready\n\n", o.Pods.Ready, o.Pods.Wanted)
+	} else {
+		fmt.Fprintf(&b, "Pods:      %d of the %d here are ready, the others are not known\n\n", o.Pods.Ready, o.Pods.Total)
+	}
+	o.brakes(&b)
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NODE\tSTATUS\tROLE\tPODS\tCPU\tMEMORY\tDISK\tADDRESS")
 	for _, n := range o.Nodes {
@@ -231,6 +258,21 @@ func (o *overview) text() string {
 		b.WriteString("  " + t + "\n")
 	}
 	return b.String()
+}
+
+// brakes tells what is held back, since when and until when.
+func (o *overview) brakes(b *strings.Builder) {
+	for _, one := range o.Brakes {
+		until := "until"
+		if one.Open {
+			until = "until about"
+		}
+		fmt.Fprintf(b, "Brake:     %s (since %s, %s %s)\n", one.Why,
+			one.Since.UTC().Format(time.TimeOnly), until, one.Until.UTC().Format(time.TimeOnly))
+	}
+	if len(o.Brakes) > 0 {
+		b.WriteString("\n")
+	}
 }
 
 // survival says in words how many failures more there may be.

@@ -591,9 +591,11 @@ type GetResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Table    *Table                 `protobuf:"bytes,1,opt,name=table,proto3" json:"table,omitempty"`       // for FORMAT_UNSPECIFIED and FORMAT_WIDE
 	Document []byte                 `protobuf:"bytes,2,opt,name=document,proto3" json:"document,omitempty"` // for the others, ready to print
-	// Staleness of the answer in milliseconds; 0 when the leader gave it.
+	// Staleness of the answer in milliseconds; 0 when the leader gave it, -1
+	// where nobody can tell.
 	AgeMs         int64  `protobuf:"varint,3,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
 	Index         uint64 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
+	Note          string `protobuf:"bytes,5,opt,name=note,proto3" json:"note,omitempty"` // what the answer cannot tell, or empty
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -654,6 +656,13 @@ func (x *GetResponse) GetIndex() uint64 {
 		return x.Index
 	}
 	return 0
+}
+
+func (x *GetResponse) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
 }
 
 type WatchResponse struct {
@@ -1019,8 +1028,9 @@ func (x *DescribeRequest) GetObject() *ObjectRef {
 type TextResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Text          string                 `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
-	Json          []byte                 `protobuf:"bytes,2,opt,name=json,proto3" json:"json,omitempty"` // the same facts for programs, where asked for
-	AgeMs         int64                  `protobuf:"varint,3,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
+	Json          []byte                 `protobuf:"bytes,2,opt,name=json,proto3" json:"json,omitempty"`                 // the same facts for programs, where asked for
+	AgeMs         int64                  `protobuf:"varint,3,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"` // as that of GetResponse
+	Note          string                 `protobuf:"bytes,4,opt,name=note,proto3" json:"note,omitempty"`                 // what the answer cannot tell, or empty
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1074,6 +1084,13 @@ func (x *TextResponse) GetAgeMs() int64 {
 		return x.AgeMs
 	}
 	return 0
+}
+
+func (x *TextResponse) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
 }
 
 type AwaitRequest struct {
@@ -2889,12 +2906,13 @@ const file_skein_v1_cluster_proto_rawDesc = "" +
 	"\x04rows\x18\x02 \x03(\v2\x12.skein.v1.TableRowR\x04rows\"2\n" +
 	"\bTableRow\x12\x14\n" +
 	"\x05cells\x18\x01 \x03(\tR\x05cells\x12\x10\n" +
-	"\x03key\x18\x02 \x01(\tR\x03key\"}\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\"\x91\x01\n" +
 	"\vGetResponse\x12%\n" +
 	"\x05table\x18\x01 \x01(\v2\x0f.skein.v1.TableR\x05table\x12\x1a\n" +
 	"\bdocument\x18\x02 \x01(\fR\bdocument\x12\x15\n" +
 	"\x06age_ms\x18\x03 \x01(\x03R\x05ageMs\x12\x14\n" +
-	"\x05index\x18\x04 \x01(\x04R\x05index\"\x9a\x01\n" +
+	"\x05index\x18\x04 \x01(\x04R\x05index\x12\x12\n" +
+	"\x04note\x18\x05 \x01(\tR\x04note\"\x9a\x01\n" +
 	"\rWatchResponse\x12\x14\n" +
 	"\x05reset\x18\x01 \x01(\bR\x05reset\x12%\n" +
 	"\x05table\x18\x02 \x01(\v2\x0f.skein.v1.TableR\x05table\x12\x1a\n" +
@@ -2919,11 +2937,12 @@ const file_skein_v1_cluster_proto_rawDesc = "" +
 	"\x0eDeleteResponse\x12+\n" +
 	"\adeleted\x18\x01 \x03(\v2\x11.skein.v1.AppliedR\adeleted\">\n" +
 	"\x0fDescribeRequest\x12+\n" +
-	"\x06object\x18\x01 \x01(\v2\x13.skein.v1.ObjectRefR\x06object\"M\n" +
+	"\x06object\x18\x01 \x01(\v2\x13.skein.v1.ObjectRefR\x06object\"a\n" +
 	"\fTextResponse\x12\x12\n" +
 	"\x04text\x18\x01 \x01(\tR\x04text\x12\x12\n" +
 	"\x04json\x18\x02 \x01(\fR\x04json\x12\x15\n" +
-	"\x06age_ms\x18\x03 \x01(\x03R\x05ageMs\"\x8e\x01\n" +
+	"\x06age_ms\x18\x03 \x01(\x03R\x05ageMs\x12\x12\n" +
+	"\x04note\x18\x04 \x01(\tR\x04note\"\x8e\x01\n" +
 	"\fAwaitRequest\x12+\n" +
 	"\x06object\x18\x01 \x01(\v2\x13.skein.v1.ObjectRefR\x06object\x12\x1e\n" +
 	"\n" +
