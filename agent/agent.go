@@ -308,3 +308,6 @@ func (a *Agent) close() {
 func versions(cfg Config) *skeinv1.VersionResponse {
 	return &skeinv1.VersionResponse{Version: cfg.Version, GoVersion: goVersion(), RuncVersion: cfg.RuncVersion}
 }
+
+// Consensus is this machine's part in the agreement, for those who look on.
+func (a *Agent) Consensus() *consensus.Node { return a.raft }

@@ -143,7 +143,7 @@ func (a *Agent) servePeople(ctx context.Context) error {
 	})
 	if a.cfg.Socket != "" {
 		group.Go(func() error {
-			l, err := socket(ctx, a.cfg.Socket)
+			l, err := a.cfg.World.Network.ListenLocal(ctx, a.cfg.Socket)
 			if err != nil {
 				return err
 			}

@@ -41,6 +41,8 @@ type World struct {
 type Network interface {
 	Listen(ctx context.Context, addr netip.AddrPort) (net.Listener, error)
 	ListenPacket(ctx context.Context, addr netip.AddrPort) (net.PacketConn, error)
+	// ListenLocal opens the socket of this machine's root at a path.
+	ListenLocal(ctx context.Context, path string) (net.Listener, error)
 	// Dial opens a stream; network is "tcp".
 	Dial(ctx context.Context, network, addr string) (net.Conn, error)
 	// DialPacket opens a datagram socket that is told of refusals.
@@ -128,6 +130,10 @@ func (kernelNetwork) Listen(ctx context.Context, addr netip.AddrPort) (net.Liste
 
 func (kernelNetwork) ListenPacket(ctx context.Context, addr netip.AddrPort) (net.PacketConn, error) {
 	return new(net.ListenConfig).ListenPacket(ctx, "udp", addr.String())
+}
+
+func (kernelNetwork) ListenLocal(ctx context.Context, path string) (net.Listener, error) {
+	return socket(ctx, path)
 }
 
 func (kernelNetwork) Dial(ctx context.Context, network, addr string) (net.Conn, error) {

@@ -65,10 +65,19 @@ func (i *inbox) broken() error {
 	return nil
 }
 
-func (i *inbox) read(b []byte, by *deadline) (int, error) {
+// wakeUp makes whoever reads look again.
+func (i *inbox) wakeUp() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.wake()
+}
+
+func (i *inbox) read(b []byte, by *deadline, frozen func() bool) (int, error) {
 	for {
+		still := frozen()
 		i.mu.Lock()
 		switch {
+		case still && !i.fatal: // it reads when it goes on
 		case i.fatal:
 			defer i.mu.Unlock()
 			return 0, i.err

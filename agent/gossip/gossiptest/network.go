@@ -25,7 +25,7 @@ type Network struct {
 	mu      sync.Mutex
 	rng     *rand.Rand
 	hosts   map[netip.Addr]*Host
-	cut     map[[2]netip.Addr]bool
+	cut     map[[2]netip.Addr]bool // from, to
 	loss    float64
 	delay   time.Duration
 	streams map[*stream]bool
@@ -45,6 +45,7 @@ type Host struct {
 	net     *Network
 	addr    netip.Addr
 	off     bool // no power
+	frozen  bool // its processes stand still; its kernel does not
 	packets map[uint16]*packetConn
 	listens map[uint16]*listener
 	next    uint16
@@ -88,8 +89,48 @@ func (n *Network) Sent() int {
 func (n *Network) Cut(a, b netip.Addr) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.cut[link(a, b)] = true
+	n.cut[[2]netip.Addr{a, b}], n.cut[[2]netip.Addr{b, a}] = true, true
 	time.AfterFunc(giveUp, n.breakStuck)
+}
+
+// CutOneWay loses what one host sends to another, but not the answers. Streams
+// between them stand still, as nothing is acknowledged.
+func (n *Network) CutOneWay(from, to netip.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.cut[[2]netip.Addr{from, to}] = true
+	time.AfterFunc(giveUp, n.breakStuck)
+}
+
+// Freeze stops the processes of a host: what they send waits, and what comes for
+// them waits in their sockets as far as these reach. Thaw lets them go on.
+func (n *Network) Freeze(addr netip.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.hosts[addr].frozen = true
+}
+
+// Thaw ends a Freeze.
+func (n *Network) Thaw(addr netip.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	h := n.hosts[addr]
+	h.frozen = false
+	for _, c := range h.packets {
+		for _, p := range c.held {
+			select {
+			case c.queue <- p:
+			default: // full: dropped
+			}
+		}
+		c.held = nil
+	}
+	for s := range n.streams {
+		if s.local.Addr() == addr {
+			s.in.wakeUp()
+		}
+	}
+	n.flush()
 }
 
 // Heal joins every cut link. Hosts without power stay so.
@@ -140,23 +181,19 @@ func (n *Network) Crash(addr netip.Addr) {
 	}
 }
 
-func link(a, b netip.Addr) [2]netip.Addr {
-	if b.Less(a) {
-		a, b = b, a
-	}
-	return [2]netip.Addr{a, b}
-}
-
 // apart says whether nothing gets from one address to another. With mu held.
 func (n *Network) apart(a, b netip.Addr) bool {
 	x, y := n.hosts[a], n.hosts[b]
-	return x == nil || y == nil || x.off || y.off || a != b && n.cut[link(a, b)]
+	return x == nil || y == nil || x.off || y.off || a != b && n.cut[[2]netip.Addr{a, b}]
 }
+
+// severed says whether a stream between two addresses stands still. With mu held.
+func (n *Network) severed(a, b netip.Addr) bool { return n.apart(a, b) || n.apart(b, a) }
 
 // flush brings what waited on streams whose link is whole again. With mu held.
 func (n *Network) flush() {
 	for s := range n.streams {
-		if !n.apart(s.local.Addr(), s.remote.Addr()) {
+		if !n.severed(s.local.Addr(), s.remote.Addr()) && !n.hosts[s.local.Addr()].frozen {
 			s.deliver()
 		}
 	}
@@ -167,7 +204,7 @@ func (n *Network) breakStuck() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for s := range n.streams {
-		if n.apart(s.local.Addr(), s.remote.Addr()) {
+		if n.severed(s.local.Addr(), s.remote.Addr()) {
 			s.in.fail(syscall.ETIMEDOUT)
 			delete(n.streams, s)
 		}
@@ -180,7 +217,7 @@ func (n *Network) send(from, to netip.AddrPort, data []byte, refused func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.sent++
-	if n.apart(from.Addr(), to.Addr()) || n.rng.Float64() < n.loss {
+	if n.hosts[from.Addr()].frozen || n.apart(from.Addr(), to.Addr()) || n.rng.Float64() < n.loss {
 		return
 	}
 	p := packet{data: append([]byte(nil), data...), from: from}
@@ -204,6 +241,12 @@ func (n *Network) arrive(p packet, to netip.AddrPort, refused func()) {
 	case c == nil && refused != nil && n.rng.Float64() >= n.loss:
 		refused()
 	case c != nil && (!c.peer.IsValid() || c.peer == p.from):
+		if n.hosts[to.Addr()].frozen {
+			if len(c.held) < queueLen {
+				c.held = append(c.held, p)
+			}
+			return
+		}
 		select {
 		case c.queue <- p:
 		default: // full: dropped
@@ -259,7 +302,7 @@ func (h *Host) Listen(port uint16) (net.Listener, error) {
 func (h *Host) Dial(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 	n := h.net
 	n.mu.Lock()
-	delay, apart := n.delay, n.apart(h.addr, to.Addr())
+	delay, apart := n.delay, n.severed(h.addr, to.Addr()) || h.frozen
 	n.mu.Unlock()
 	if apart {
 		<-ctx.Done()

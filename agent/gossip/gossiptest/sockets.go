@@ -23,6 +23,7 @@ type packetConn struct {
 	closed      chan struct{}
 	once        sync.Once
 	readBy      deadline
+	held        []packet // came while the host was frozen; guarded by net.mu
 }
 
 // ReadFromUDPAddrPort takes the next datagram, cut to the length of b.
@@ -177,11 +178,18 @@ func pair(n *Network, a, b netip.AddrPort) (*stream, *stream) {
 }
 
 func (s *stream) Read(b []byte) (int, error) {
-	n, err := s.in.read(b, &s.readBy)
+	n, err := s.in.read(b, &s.readBy, s.frozen)
 	if err != nil && !isEOF(err) {
 		err = &net.OpError{Op: "read", Net: "tcp", Err: err}
 	}
 	return n, err
+}
+
+// frozen tells whether the process that would read stands still.
+func (s *stream) frozen() bool {
+	s.net.mu.Lock()
+	defer s.net.mu.Unlock()
+	return s.net.hosts[s.local.Addr()].frozen
 }
 
 func (s *stream) Write(b []byte) (int, error) {
@@ -191,8 +199,11 @@ func (s *stream) Write(b []byte) (int, error) {
 		return 0, &net.OpError{Op: "write", Net: "tcp", Err: err}
 	}
 	s.held = append(s.held, b...)
-	if s.net.apart(s.local.Addr(), s.remote.Addr()) {
+	switch {
+	case s.net.severed(s.local.Addr(), s.remote.Addr()):
 		time.AfterFunc(giveUp, s.net.breakStuck)
+		return len(b), nil
+	case s.net.hosts[s.local.Addr()].frozen:
 		return len(b), nil
 	}
 	s.deliver()
@@ -212,7 +223,7 @@ func (s *stream) Close() error {
 	s.net.mu.Lock()
 	defer s.net.mu.Unlock()
 	s.in.fail(net.ErrClosed)
-	if !s.net.apart(s.local.Addr(), s.remote.Addr()) {
+	if !s.net.severed(s.local.Addr(), s.remote.Addr()) {
 		s.peer.in.end()
 	}
 	delete(s.net.streams, s)
@@ -223,7 +234,7 @@ func (s *stream) reset() error {
 	s.net.mu.Lock()
 	defer s.net.mu.Unlock()
 	s.in.fail(net.ErrClosed)
-	if !s.net.apart(s.local.Addr(), s.remote.Addr()) {
+	if !s.net.severed(s.local.Addr(), s.remote.Addr()) {
 		s.peer.in.fail(syscall.ECONNRESET)
 	}
 	delete(s.net.streams, s)

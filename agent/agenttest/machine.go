@@ -1,0 +1,327 @@
+package agenttest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skein-dev/skein/agent"
+	"github.com/skein-dev/skein/agent/gossip"
+	"github.com/skein-dev/skein/agent/gossip/gossiptest"
+	"github.com/skein-dev/skein/agent/node"
+	"github.com/skein-dev/skein/consensus"
+	"github.com/skein-dev/skein/runtime/container"
+	"github.com/skein-dev/skein/runtime/container/containertest"
+	"github.com/skein-dev/skein/runtime/image"
+)
+
+const (
+	port       = agent.DefaultPort
+	socketPort = 1 // stands for the local socket
+)
+
+// A Machine outlives the agents that run on it, one after the other.
+type Machine struct {
+	Name string
+
+	cluster *Cluster
+	addr    netip.AddrPort
+	host    *gossiptest.Host
+	driver  *containertest.Driver
+	starts  int
+
+	disk    *disk
+	dir     string
+	power   bool
+	paused  bool
+	removed bool    // from the cluster, by a person
+	run     *life   // of the present agent, nil: none runs
+	past    []*life // every one there ever was
+}
+
+// A life is one agent from its start to its end. Once it is dead nothing it does
+// has an effect any more.
+type life struct {
+	machine *Machine
+	cancel  context.CancelFunc
+	ended   chan struct{}
+
+	mu    sync.Mutex
+	agent *agent.Agent
+	err   error
+	dead  bool
+	still chan struct{} // closed when a pause ends; nil: it is not paused
+}
+
+var errDead = errors.New("this agent is dead")
+
+// enter lets a call to the machine through: not of the dead, and not while
+// everything stands still.
+func (l *life) enter() error {
+	for {
+		l.mu.Lock()
+		dead, still := l.dead, l.still
+		l.mu.Unlock()
+		switch {
+		case dead:
+			return errDead
+		case still == nil:
+			return nil
+		}
+		<-still
+	}
+}
+
+func (l *life) current() *agent.Agent {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.agent
+}
+
+func (l *life) bury() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.dead = true
+	if l.still != nil {
+		close(l.still)
+		l.still = nil
+	}
+}
+
+// start starts an agent on the machine. With a token it joins, or, where it has
+// joined before, goes on.
+func (m *Machine) start(first bool, join []string, token string) {
+	ctx, cancel := context.WithCancel(context.Background())
+	l := &life{machine: m, cancel: cancel, ended: make(chan struct{})}
+	m.run, m.past = l, append(m.past, l)
+	m.starts++
+	log := slog.New(m.cluster.trace.handler(m.Name))
+	cfg := agent.Config{
+		DataDir: m.dir, RunDir: filepath.Join(m.dir, "run"), KeeperDir: filepath.Join(m.dir, "keeper"),
+		Socket: "socket", Listen: m.addr, Advertise: m.addr, Name: m.Name,
+		Init: first, Join: join, Token: token, Version: "sim", Logger: log,
+		Announcement: m.cluster.announced, World: m.world(l),
+	}
+	go func() {
+		defer close(l.ended)
+		a, err := agent.New(ctx, cfg)
+		if err == nil {
+			l.mu.Lock()
+			l.agent = a
+			l.mu.Unlock()
+			err = a.Run(ctx)
+		}
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.err = err; err != nil && !l.dead {
+			m.cluster.trace.add(m.Name, "agent ended: %v", err)
+		}
+	}()
+}
+
+// world is the machine as an agent sees it.
+func (m *Machine) world(l *life) agent.World {
+	disk := m.disk
+	return agent.World{
+		Network: &network{life: l, host: m.host},
+		Stores:  func(string, *slog.Logger) (*consensus.Stores, error) { return disk.stores(), nil },
+		Driver:  func(agent.Config) (agent.Driver, error) { return &driver{Driver: m.driver, life: l}, nil },
+		Images:  func(agent.Config) (agent.ImageStore, error) { return images{}, nil },
+		Machine: func(agent.Config) (node.Machine, error) {
+			return node.Machine{CPUMilli: 8000, MemoryBytes: 16 << 30, Pods: 200, Info: corev1.NodeSystemInfo{MachineID: m.Name}}, nil
+		},
+		Load: func(agent.Config) func() (gossip.Load, error) {
+			return func() (gossip.Load, error) { return gossip.Load{}, nil }
+		},
+	}
+}
+
+// moveDir gives the next agent the files as they are now: the last one may go on
+// writing to its own.
+func (m *Machine) moveDir() error {
+	next := filepath.Join(filepath.Dir(m.dir), fmt.Sprintf("%s-%d", m.Name, len(m.past)))
+	if err := os.CopyFS(next, os.DirFS(m.dir)); err != nil {
+		return fmt.Errorf("copy the files of %s: %w", m.Name, err)
+	}
+	// CopyFS makes folders readable for all, which identity refuses.
+	err := filepath.WalkDir(next, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			return os.Chmod(path, 0o700) //nolint:gosec // a folder
+		}
+		return os.Chmod(path, 0o600)
+	})
+	m.dir = next
+	return err
+}
+
+// network is a host's, for one agent.
+type network struct {
+	life *life
+	host *gossiptest.Host
+}
+
+func (n *network) Listen(_ context.Context, addr netip.AddrPort) (net.Listener, error) {
+	if err := n.life.enter(); err != nil {
+		return nil, err
+	}
+	return n.host.Listen(addr.Port())
+}
+
+func (n *network) ListenLocal(context.Context, string) (net.Listener, error) {
+	if err := n.life.enter(); err != nil {
+		return nil, err
+	}
+	return n.host.Listen(socketPort)
+}
+
+func (n *network) ListenPacket(_ context.Context, addr netip.AddrPort) (net.PacketConn, error) {
+	if err := n.life.enter(); err != nil {
+		return nil, err
+	}
+	return n.host.ListenPacket(addr.Port())
+}
+
+// dialPatience is how long a stream that nobody answers is tried for, as of the
+// real network.
+const dialPatience = 3 * time.Second
+
+func (n *network) Dial(ctx context.Context, _, addr string) (net.Conn, error) {
+	if err := n.life.enter(); err != nil {
+		return nil, err
+	}
+	to, err := netip.ParseAddrPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialPatience)
+	defer cancel()
+	return n.host.Dial(ctx, to)
+}
+
+func (n *network) DialPacket(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+	if err := n.life.enter(); err != nil {
+		return nil, err
+	}
+	return n.host.DialPacket(ctx, addr)
+}
+
+func (n *network) Knock(ctx context.Context, addr netip.AddrPort) bool {
+	conn, err := n.Dial(ctx, "tcp", addr.String())
+	if err == nil {
+		_ = conn.Close() // it was only a question
+		return true
+	}
+	return errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// driver is a machine's containers, for one agent.
+type driver struct {
+	*containertest.Driver
+	life *life
+}
+
+// Run waits: the model needs no care.
+func (d *driver) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
+
+func (d *driver) Prepare(ctx context.Context, s container.Sandbox) error {
+	if err := d.life.enter(); err != nil {
+		return err
+	}
+	return d.Driver.Prepare(ctx, s)
+}
+
+func (d *driver) Start(ctx context.Context, spec container.Spec) error {
+	select {
+	case <-time.After(startTime):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err := d.life.enter(); err != nil {
+		return err
+	}
+	return d.Driver.Start(ctx, spec)
+}
+
+// startTime is what runc takes.
+const startTime = 25 * time.Millisecond
+
+func (d *driver) Stop(ctx context.Context, id container.ID, grace time.Duration) error {
+	if err := d.life.enter(); err != nil {
+		return err
+	}
+	d.life.machine.cluster.stopping(d.life.machine, id)
+	return d.Driver.Stop(ctx, id, grace)
+}
+
+func (d *driver) Remove(ctx context.Context, id container.ID) error {
+	if err := d.life.enter(); err != nil {
+		return err
+	}
+	d.life.machine.cluster.stopping(d.life.machine, id)
+	return d.Driver.Remove(ctx, id)
+}
+
+func (d *driver) RemoveSandbox(ctx context.Context, pod string) error {
+	if err := d.life.enter(); err != nil {
+		return err
+	}
+	d.life.machine.cluster.stopping(d.life.machine, container.ID{Pod: pod})
+	return d.Driver.RemoveSandbox(ctx, pod)
+}
+
+func (d *driver) List(ctx context.Context) ([]container.Status, error) {
+	if err := d.life.enter(); err != nil {
+		return nil, err
+	}
+	return d.Driver.List(ctx)
+}
+
+// images has every image there is.
+type images struct{}
+
+const digest = "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+
+func (images) Resolve(context.Context, string) (image.Descriptor, error) {
+	return image.Descriptor{Digest: digest, Size: 1}, nil
+}
+func (images) Has(context.Context, string) bool { return true }
+func (images) Fetch(context.Context, string, image.Descriptor, image.Fetcher) error {
+	return nil
+}
+
+func (images) Config(context.Context, string) (image.Config, error) {
+	return image.Config{Entrypoint: []string{"/program"}, WorkingDir: "/"}, nil
+}
+
+func (images) Mounts(context.Context, string, string) ([]container.Mount, error) {
+	return []container.Mount{{Type: "bind", Source: "/"}}, nil
+}
+func (images) Release(context.Context, string) error       { return nil }
+func (images) Snapshots(context.Context) ([]string, error) { return nil, nil }
+func (images) Collect(context.Context) error               { return nil }
+func (images) List(context.Context) ([]image.Image, error) { return nil, nil }
+func (images) Import(context.Context, io.Reader) ([]image.Imported, error) {
+	return nil, errors.New("this store has all there is")
+}
+
+func (images) OpenBlob(context.Context, string) (image.Blob, int64, error) {
+	return nil, 0, errors.New("this store has no pieces")
+}
+func (images) Close() error { return nil }

@@ -1,0 +1,67 @@
+package agenttest
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+)
+
+// A trace is what happened, in order, with the virtual time since the start:
+// faults, what users did, and what the agents logged.
+type trace struct {
+	mu    sync.Mutex
+	begun time.Time
+	text  bytes.Buffer
+}
+
+func newTrace() *trace { return &trace{begun: time.Now()} }
+
+func (t *trace) add(who, format string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	fmt.Fprintf(&t.text, "%10.3f %-8s ", time.Since(t.begun).Seconds(), who)
+	fmt.Fprintf(&t.text, format+"\n", args...)
+}
+
+// save writes it to a file.
+func (t *trace) save(path string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return os.WriteFile(path, t.text.Bytes(), 0o600)
+}
+
+// handler keeps what an agent logs, from info on.
+func (t *trace) handler(who string) slog.Handler { return logger{trace: t, who: who} }
+
+type logger struct {
+	trace *trace
+	who   string
+	attrs []slog.Attr
+}
+
+func (l logger) Enabled(_ context.Context, level slog.Level) bool { return level >= slog.LevelInfo }
+
+func (l logger) Handle(_ context.Context, r slog.Record) error {
+	var text bytes.Buffer
+	text.WriteString(r.Level.String()[:1] + " " + r.Message)
+	for _, a := range l.attrs {
+		fmt.Fprintf(&text, " %s=%v", a.Key, a.Value)
+	}
+	r.Attrs(func(a slog.Attr) bool {
+		fmt.Fprintf(&text, " %s=%v", a.Key, a.Value)
+		return true
+	})
+	l.trace.add(l.who, "%s", text.String())
+	return nil
+}
+
+func (l logger) WithAttrs(attrs []slog.Attr) slog.Handler {
+	l.attrs = append(l.attrs[:len(l.attrs):len(l.attrs)], attrs...)
+	return l
+}
+
+func (l logger) WithGroup(string) slog.Handler { return l }
