@@ -157,6 +157,19 @@ root:
 test: root deps payload ## the whole suite, on the real kernel; needs root
 	$(GO) test -race -shuffle=on -p 2 -timeout 15m ./...
 
+# Each target by itself, one after the other, for FUZZTIME. What it finds lands in
+# the testdata of its package and fails "make test" until it is mended.
+FUZZTIME ?= 30s
+
+.PHONY: fuzz
+fuzz: payload ## every fuzz target for FUZZTIME (30s) each
+	@grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u | while read -r package; do \
+		grep -hoE '^func Fuzz[A-Za-z]+' "$$package"/*_test.go | cut -d' ' -f2 | while read -r target; do \
+			echo "== $$package $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -parallel 2 "$$package" </dev/null || exit 1; \
+		done || exit 1; \
+	done
+
 .PHONY: bench
 bench: root deps payload ## benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...

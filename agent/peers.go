@@ -143,18 +143,23 @@ func (r remote) Follow(ctx context.Context, since uint64, epoch string, sels []s
 				yield(state.Batch{}, fmt.Errorf("follow node %s: %w", r.node, err))
 				return
 			}
-			b := state.Batch{Index: msg.GetIndex(), Reset: msg.GetReset_(), More: msg.GetMore(), Epoch: msg.GetEpoch()}
-			for _, o := range msg.GetPuts() {
-				b.Puts = append(b.Puts, state.RowOf(o))
-			}
-			for _, k := range msg.GetDeletes() {
-				b.Deletes = append(b.Deletes, state.KeyOf(k))
-			}
-			if !yield(b, nil) {
+			if !yield(batch(msg), nil) {
 				return
 			}
 		}
 	}
+}
+
+// batch reads one frame of a stream.
+func batch(msg *skeinv1.FollowResponse) state.Batch {
+	b := state.Batch{Index: msg.GetIndex(), Reset: msg.GetReset_(), More: msg.GetMore(), Epoch: msg.GetEpoch()}
+	for _, o := range msg.GetPuts() {
+		b.Puts = append(b.Puts, state.RowOf(o))
+	}
+	for _, k := range msg.GetDeletes() {
+		b.Deletes = append(b.Deletes, state.KeyOf(k))
+	}
+	return b
 }
 
 var errNobody = errors.New("nobody to follow: no leader, and no voter is known")

@@ -83,11 +83,13 @@ const (
 	headerPatience = 10 * time.Second
 	idlePatience   = 2 * time.Minute
 	maxHeader      = 64 << 10
+	maxStreams     = 256 // calls at once on one HTTP/2 connection
 )
 
 func (a *Agent) server(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: headerPatience, IdleTimeout: idlePatience, MaxHeaderBytes: maxHeader,
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: idlePatience},
 		ErrorLog: slog.NewLogLogger(a.log.With("component", "http").Handler(), slog.LevelDebug),
 	}
 }

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"runtime"
@@ -14,6 +15,9 @@ import (
 func TestMain(m *testing.M) {
 	before := runtime.NumGoroutine()
 	code := m.Run()
+	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
+		os.Exit(code) // the fuzzer leaves a goroutine that waits for signals
+	}
 	for begin := time.Now(); runtime.NumGoroutine() > before; runtime.Gosched() {
 		if time.Since(begin) > 10*time.Second {
 			fmt.Fprintf(os.Stderr, "%d goroutines are left, %d were there before:\n", runtime.NumGoroutine(), before)

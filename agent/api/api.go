@@ -163,14 +163,15 @@ type Cluster struct {
 
 // A Server answers for one agent.
 type Server struct {
-	cfg  Config
-	log  *slog.Logger
-	part bool // it answers from a Copy
+	cfg   Config
+	log   *slog.Logger
+	part  bool // it answers from a Copy
+	calls *calls
 }
 
 // New returns a server; its handlers go on the listeners they are named for.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, log: cfg.Logger.With("component", "api")}
+	return &Server{cfg: cfg, log: cfg.Logger.With("component", "api"), calls: &calls{open: map[string]int{}}}
 }
 
 // maxMessage bounds one message, in bytes. A manifest is refused above 4 MiB

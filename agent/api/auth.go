@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -74,16 +75,24 @@ func need(ctx context.Context, role Role) error {
 func (s *Server) identified(who func(*http.Request) (Caller, error), next http.Handler) http.Handler {
 	deny := connecthttp.NewErrorWriter()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		c, err := who(r)
-		if err != nil {
-			out := connect.NewError(connect.CodeUnauthenticated, err.Error())
-			info := &skeinv1.ErrorInfo{ExitCode: exitDenied, Hint: "see your contexts with \"skein ctx ls\"; an administrator makes a token with \"skein token create --role view|edit|admin\""}
-			if detail, derr := connectproto.NewErrorDetail(info); derr == nil {
+		answer := func(code connect.Code, text string, info *skeinv1.ErrorInfo) {
+			out := connect.NewError(code, text)
+			if detail, err := connectproto.NewErrorDetail(info); err == nil {
 				out = out.WithDetail(detail)
 			}
 			_ = deny.Write(w, r, out) // the client may be gone
+		}
+		c, err := who(r)
+		if err != nil {
+			answer(connect.CodeUnauthenticated, err.Error(), &skeinv1.ErrorInfo{ExitCode: exitDenied, Hint: "see your contexts with \"skein ctx ls\"; an administrator makes a token with \"skein token create --role view|edit|admin\""})
 			return
 		}
+		if !s.calls.enter(c.Name) {
+			answer(connect.CodeResourceExhausted, fmt.Sprintf("%s has %d calls open on this node already", c.Name, maxCalls),
+				&skeinv1.ErrorInfo{ExitCode: exitFailed, Hint: "end a watch, \"logs -f\" or \"exec\" that is forgotten somewhere"})
+			return
+		}
+		defer s.calls.leave(c.Name)
 		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
 	})
 }

@@ -47,6 +47,9 @@ type Conn struct {
 // be nil, is called once, when the connection is closed.
 func newConn(t *tls.Conn, proto string, closed func()) *Conn {
 	c := &Conn{Conn: t, raw: t.NetConn(), proto: proto, closed: closed}
+	if g, ok := c.raw.(*guest); ok {
+		c.raw = g.Conn
+	}
 	if certs := t.ConnectionState().PeerCertificates; len(certs) > 0 {
 		c.key = certs[0].PublicKey
 		if proto != ProtoJoin { // there, nobody has signed for the name

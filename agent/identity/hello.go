@@ -22,6 +22,7 @@ var (
 	errUnknown = errors.New("no protocol offered that is spoken here")
 	errClosed  = errors.New("this protocol is not served now")
 	errEpoch   = errors.New("the other end obeys another epoch of this cluster")
+	errFull    = errors.New("too many connections are open already")
 	errOften   = errors.New("too many attempts to join from this address")
 )
 

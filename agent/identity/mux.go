@@ -30,7 +30,8 @@ type Mux struct {
 	log     *slog.Logger
 	configs map[string]*tls.Config // by ALPN name
 	epoch   string                 // what it adds to the protocols of nodes
-	gate    gate
+	gate    *gate                  // handshakes
+	guests  *gate                  // connections of those who have shown no certificate
 	joins   brake
 	noise   *rate.Limiter // of the log: a port scan must not fill a disk
 
@@ -45,7 +46,8 @@ func NewMux(l net.Listener, id *Identity, verify Verify, logger *slog.Logger) *M
 	m := &Mux{
 		base: l, id: id, verify: verify, log: logger.With("component", "port"),
 		configs:   map[string]*tls.Config{},
-		gate:      gate{hosts: map[string]int{}},
+		gate:      newGate(maxHandshakes, maxHandshakesHost),
+		guests:    newGate(maxStrangers, maxStrangersHost),
 		joins:     brake{hosts: map[string]*rate.Limiter{}},
 		noise:     rate.NewLimiter(1, 20),
 		listeners: map[string]*listener{},
@@ -154,7 +156,8 @@ func (m *Mux) Recheck() {
 }
 
 // serve takes one connection from its first byte to its listener.
-func (m *Mux) serve(ctx context.Context, c net.Conn, host string) {
+func (m *Mux) serve(ctx context.Context, conn net.Conn, host string) {
+	c := &guest{Conn: conn}
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()
 	var proto, alpn string
@@ -183,7 +186,15 @@ func (m *Mux) serve(ctx context.Context, c net.Conn, host string) {
 		_ = c.Close()
 		return
 	}
-	tune(c, nodeProto(proto))
+	tune(conn, nodeProto(proto))
+	if !nodeProto(proto) {
+		if !m.guests.enter(host) {
+			m.refused(host, errFull)
+			_ = c.Close()
+			return
+		}
+		c.leave = func() { m.guests.leave(host) }
+	}
 	if err := m.deliver(ctx, proto, t); err != nil {
 		m.refused(host, err)
 		_ = c.Close()

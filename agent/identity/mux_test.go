@@ -431,3 +431,71 @@ func TestDialGivesUpOnSilence(t *testing.T) {
 		}
 	})
 }
+
+func TestMuxBoundsTheConnectionsOfStrangers(t *testing.T) {
+	bubble(t, func(t *testing.T, p *port) {
+		p.mux.guests = newGate(5, 3)
+		l := p.mux.Listener(ProtoPeople)
+		accepted := make(chan net.Conn, 1)
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				accepted <- c
+			}
+		}()
+		dial := func(host string) (net.Conn, error) {
+			raw, err := p.from(host)(t.Context(), "", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := tls.Client(raw, &tls.Config{RootCAs: p.id.roots, ServerName: ServerName})
+			if err := c.HandshakeContext(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = raw.Close() }() // the other end counts until it is closed there
+			synctest.Wait()
+			select {
+			case theirs := <-accepted:
+				return theirs, nil
+			default:
+				return nil, errFull
+			}
+		}
+		var open []net.Conn
+		for i, try := range []struct {
+			host string
+			want bool
+		}{{"10.0.0.1", true}, {"10.0.0.1", true}, {"10.0.0.1", true}, {"10.0.0.1", false}, {"10.0.0.2", true}, {"10.0.0.3", true}, {"10.0.0.4", false}} {
+			c, err := dial(try.host)
+			if (err == nil) != try.want {
+				t.Fatalf("connection %d, from %s: %v, want it served: %v", i, try.host, err, try.want)
+			}
+			if c != nil {
+				open = append(open, c)
+			}
+		}
+		_ = open[0].Close()
+		if c, err := dial("10.0.0.1"); err != nil {
+			t.Errorf("after one was closed, the next was refused: %v", err)
+		} else {
+			open = append(open, c)
+		}
+		for _, c := range open {
+			_ = c.Close()
+		}
+		if p.mux.guests.total != 0 || len(p.mux.guests.hosts) != 0 {
+			t.Errorf("%d are counted after all were closed", p.mux.guests.total)
+		}
+		// A node is no stranger: however many those are, it gets in.
+		p.mux.guests = newGate(0, 0)
+		p.echo(ProtoNode)
+		c, err := NewDialer(p.node("n2"), p.verify, p.from("10.0.0.1")).Dial(t.Context(), "n1", ProtoNode, "n1")
+		if err != nil {
+			t.Fatalf("a node was refused: %v", err)
+		}
+		_ = c.Close()
+	})
+}
