@@ -95,7 +95,7 @@ func newApp(s *session) *cli.App {
 			s.restartCommand(), s.labelCommand(),
 			s.execCommand(),
 			s.nodeCommand(), s.tokenCommand(),
-			s.imageCommand(),
+			s.imageCommand(), s.snapshotCommand(),
 			s.ctxCommand(), s.versionCommand(), s.completionCommand(), s.completeCommand(),
 		},
 	}
