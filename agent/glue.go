@@ -226,6 +226,7 @@ func (p pods) PodLogs(ctx context.Context, req *skeinv1.PodLogsRequest, send fun
 func (p pods) PodExec(ctx context.Context, req api.ExecRequest) (int, error) {
 	spec := container.ExecSpec{
 		Args: req.Command, Env: req.Env, TTY: req.TTY, Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr,
+		Size: sizeOf(req.Size),
 	}
 	if req.Resize != nil {
 		sizes := make(chan container.Size)
@@ -235,9 +236,8 @@ func (p pods) PodExec(ctx context.Context, req api.ExecRequest) (int, error) {
 		go func() {
 			defer close(sizes)
 			for s := range req.Resize {
-				size := container.Size{Columns: uint16(min(s.GetColumns(), 1<<16-1)), Rows: uint16(min(s.GetRows(), 1<<16-1))} //nolint:gosec // clamped
 				select {
-				case sizes <- size:
+				case sizes <- sizeOf(s):
 				case <-ctx.Done():
 					return
 				}
@@ -246,6 +246,10 @@ func (p pods) PodExec(ctx context.Context, req api.ExecRequest) (int, error) {
 	}
 	code, err := p.agent.node.PodExec(ctx, req.UID, req.Container, spec)
 	return code, found(err)
+}
+
+func sizeOf(s *skeinv1.TerminalSize) container.Size {
+	return container.Size{Columns: uint16(min(s.GetColumns(), 1<<16-1)), Rows: uint16(min(s.GetRows(), 1<<16-1))} //nolint:gosec // clamped
 }
 
 // found says "not found" in the API's words.

@@ -92,6 +92,7 @@ type ExecRequest struct {
 	Stdin     io.Reader
 	Stdout    io.Writer
 	Stderr    io.Writer
+	Size      *skeinv1.TerminalSize // of the terminal as the program begins; nil: not known
 	Resize    <-chan *skeinv1.TerminalSize
 }
 

@@ -129,7 +129,7 @@ func (s *Server) execHere(ctx context.Context, start *skeinv1.ExecStart, stream 
 	var refused holdback
 	req := ExecRequest{
 		UID: start.GetPod().GetName(), Container: start.GetContainer(),
-		Command: start.GetCommand(), Env: start.GetEnv(), TTY: start.GetTty(), Resize: resize,
+		Command: start.GetCommand(), Env: start.GetEnv(), TTY: start.GetTty(), Size: start.GetSize(), Resize: resize,
 		Stdout: out(func(b []byte) *skeinv1.ExecResponse {
 			return &skeinv1.ExecResponse{Message: &skeinv1.ExecResponse_Stdout{Stdout: b}}
 		}),

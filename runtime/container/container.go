@@ -113,6 +113,7 @@ type ExecSpec struct {
 	Stdout io.Writer
 	Stderr io.Writer // unused with TTY
 	Resize <-chan Size
+	Size   Size // of the terminal as the program begins; zero: not known
 }
 
 // A Size is that of a terminal, in characters.

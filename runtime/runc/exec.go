@@ -78,6 +78,9 @@ func (d *Driver) newSession(id container.ID, spec container.ExecSpec) (session, 
 	p.Args, p.Terminal = spec.Args, spec.TTY
 	if spec.TTY {
 		p.Env = append(p.Env, "TERM=xterm")
+		if spec.Size != (container.Size{}) {
+			p.ConsoleSize = &specs.Box{Width: uint(spec.Size.Columns), Height: uint(spec.Size.Rows)}
+		}
 	}
 	p.Env = append(p.Env, spec.Env...)
 	s := session{driver: d, id: id, dir: dir}

@@ -313,6 +313,15 @@ func TestTerminal(t *testing.T) {
 			t.Errorf("wrote %q", got)
 		}
 	})
+	t.Run("has its size from the beginning", func(t *testing.T) {
+		var out bytes.Buffer
+		code, err := s.Exec(t.Context(), id, container.ExecSpec{
+			Args: []string{"/prog", "size", "0"}, TTY: true, Size: container.Size{Columns: 100, Rows: 30}, Stdout: &out,
+		})
+		if got := out.String(); err != nil || code != 0 || got != "ready\r\n100 30 true\r\n" {
+			t.Errorf("exit code %d, %v, wrote %q", code, err, got)
+		}
+	})
 	t.Run("is typed at", func(t *testing.T) {
 		var out bytes.Buffer
 		code, err := s.Exec(t.Context(), id, container.ExecSpec{Args: []string{"/prog", "lines"}, TTY: true, Stdin: strings.NewReader("one\ntwo\n"), Stdout: &out})
