@@ -101,6 +101,7 @@ type Status struct {
 	ExitCode  int
 	Signal    int
 	OOMKilled bool
+	LeaseLost bool // killed because its Pod's lease had run out
 	Labels    map[string]string
 }
 
@@ -167,6 +168,14 @@ type Driver interface {
 	Logs(ctx context.Context, id ID, opt LogOptions, each func(LogLine) error) error
 	// Dial connects from inside the Pod's network.
 	Dial(ctx context.Context, pod, network, address string) (net.Conn, error)
+	// SinceBoot reads the clock that leases are counted on. It goes on while the
+	// machine sleeps, and no wall clock moves it.
+	SinceBoot() time.Duration
+	// Lease lets all that runs in a Pod's sandbox run until then, both since
+	// boot: at freeze its processes stop, and go on if a later lease comes; at
+	// kill they end, and what is started is killed too. That happens whatever
+	// becomes of the caller. A Pod that never had a lease runs without end.
+	Lease(ctx context.Context, pod string, freeze, kill time.Duration) error
 	// Usage reports what the running containers use now.
 	Usage(ctx context.Context) ([]Usage, error)
 }

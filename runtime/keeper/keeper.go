@@ -14,6 +14,7 @@
 //	exits/PID-START         how an orphan ended
 //	logs/ID/                output of one container, see [Dir.OpenLog]
 //	logs/ID.end             the agent's wish to finish that output
+//	leases/POD              until when a Pod may run, see [Lease]
 package keeper
 
 import (
@@ -42,7 +43,7 @@ func (d Dir) join(name string) string { return filepath.Join(string(d), name) }
 
 // Make creates the folder and those in it, readable by its owner alone.
 func (d Dir) Make() error {
-	for _, path := range []string{string(d), d.Exits(), d.Logs()} {
+	for _, path := range []string{string(d), d.Exits(), d.Logs(), d.Leases()} {
 		if err := os.MkdirAll(path, 0o700); err != nil {
 			return err
 		}

@@ -180,6 +180,7 @@ func (d *Driver) record(b *box) (known bool) {
 	if e.Code != 0 && d.groups.oomKills(d.cgroup(b.id)) > 0 {
 		e.OOMKilled = true
 	}
+	e.LeaseLost = !e.OOMKilled && d.leaseLost(b.id.Pod, e)
 	path := filepath.Join(d.boxDir(b.id), exitFile)
 	written := writeJSON(path, e, keeper.WriteSynced)
 	b.exit = e

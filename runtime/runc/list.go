@@ -29,6 +29,7 @@ func (b *box) status() container.Status {
 	if e := b.ended(); e != nil {
 		s.State, s.PID = container.Exited, 0
 		s.ExitCode, s.Signal, s.OOMKilled, s.FinishedAt = e.Code, e.Signal, e.OOMKilled, e.Finished
+		s.LeaseLost = e.LeaseLost
 	}
 	return s
 }

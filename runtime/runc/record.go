@@ -45,6 +45,7 @@ type exit struct {
 	Code      int       `json:"code"` // -1: nobody could tell
 	Signal    int       `json:"signal,omitempty"`
 	OOMKilled bool      `json:"oomKilled,omitempty"`
+	LeaseLost bool      `json:"leaseLost,omitempty"`
 	Finished  time.Time `json:"finished"`
 }
 

@@ -142,7 +142,7 @@ func (d *Driver) RemoveSandbox(ctx context.Context, pod string) error {
 	shm := filepath.Join(d.shared(pod), "shm")
 	err = errors.Join(unmountAll(shm), d.pins.Remove(pod), d.groups.remove(d.podCgroup(pod)))
 	if err == nil {
-		err = errors.Join(os.RemoveAll(d.shared(pod)), os.RemoveAll(d.podDir(pod)))
+		err = errors.Join(os.RemoveAll(d.shared(pod)), os.RemoveAll(d.podDir(pod)), d.keeper.RemoveLease(pod))
 	}
 	if err != nil {
 		return fmt.Errorf("remove the sandbox of %s: %w", pod, err)

@@ -54,6 +54,7 @@ type Driver struct {
 	boxes     map[container.ID]*box
 	changed   chan struct{}
 	starts    map[container.ID]int
+	leases    map[string]*lease // by Pod
 	pid       int
 }
 
@@ -72,6 +73,7 @@ func New(program Program) *Driver {
 	return &Driver{
 		program: program, sandboxes: map[string]container.Sandbox{}, boxes: map[container.ID]*box{},
 		changed: make(chan struct{}), starts: map[container.ID]int{},
+		leases: map[string]*lease{},
 	}
 }
 
@@ -130,6 +132,10 @@ func (d *Driver) Start(ctx context.Context, spec container.Spec) error {
 		b.lines[i].Time = now
 	}
 	d.boxes[spec.ID] = b
+	if l := d.leases[spec.ID.Pod]; l != nil && d.SinceBoot() >= l.kill {
+		p.Runs, p.Code = 0, killed // whoever enforces leases is not asked whether it has started
+		b.status.LeaseLost = true
+	}
 	d.starts[spec.ID]++
 	if p.Runs == 0 {
 		d.end(b, p.Code, p.OOMKilled)
@@ -239,6 +245,10 @@ func (d *Driver) RemoveSandbox(ctx context.Context, pod string) error {
 		}
 	}
 	delete(d.sandboxes, pod)
+	if l := d.leases[pod]; l != nil {
+		l.end.Stop()
+		delete(d.leases, pod)
+	}
 	return ctx.Err()
 }
 

@@ -35,6 +35,7 @@ func Suite(t *testing.T, open func(t *testing.T) Stage) {
 		"removes containers, running ones too":               testRemove,
 		"removes a Pod with all that is in it":               testRemoveSandbox,
 		"tells whenever the list changes":                    testChanged,
+		"ends a Pod whose lease has run out":                 testLease,
 		"keeps output, line by line":                         testLogs,
 		"follows output to its end":                          testFollow,
 		"runs programs in containers":                        testExec,

@@ -1,7 +1,7 @@
 // Command skeeper is the keeper: the one process of a node that outlives its
 // agents. It starts the agent and starts it again, reaps every orphan and keeps
-// how it ended, and moves the output of containers from FIFOs to disk. It
-// parses nothing and knows no network. What it writes, and how it is spoken to,
+// how it ended, moves the output of containers from FIFOs to disk, and ends
+// the Pods whose lease has run out. It parses nothing and knows no network. What it writes, and how it is spoken to,
 // is package keeper's.
 //
 //	skeeper KEEPER-DIR -- AGENT [ARG...]
@@ -73,6 +73,7 @@ func run(dir keeper.Dir, argv []string) error {
 	}
 	_ = os.Unsetenv(reloaded)
 	go out.run()
+	go newFence(dir, s.boot).run()
 	return s.run(children, orders)
 }
 
