@@ -262,15 +262,16 @@ func (w *world) observers(node string) []string {
 func (w *world) ProbeSelf(ctx context.Context, node string, _ uint64) skeinv1.ProbeResult {
 	w.mu.Lock()
 	m := w.machines[node]
+	power, agent := m != nil && m.power, m != nil && m.agent
 	w.mu.Unlock()
 	switch {
-	case m == nil || !m.power:
+	case !power:
 		select { // it takes time to hear nothing
 		case <-ctx.Done():
 		case <-time.After(120 * time.Millisecond):
 		}
 		return skeinv1.ProbeResult_PROBE_RESULT_SILENT
-	case !m.agent:
+	case !agent:
 		return skeinv1.ProbeResult_PROBE_RESULT_AGENT_GONE
 	default:
 		return skeinv1.ProbeResult_PROBE_RESULT_ALIVE
