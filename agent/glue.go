@@ -93,15 +93,10 @@ func (a *Agent) everybody() []gossip.Peer {
 	return out
 }
 
-// dialAnyone reaches the gossip of whichever node has an address: the one that
-// is known to have it.
+// dialAnyone reaches the gossip of whichever node of the cluster has an address.
+// Who that is may have changed while all were off: its key says who it is.
 func (a *Agent) dialAnyone(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
-	for _, p := range a.everybody() {
-		if p.Addr == addr {
-			return a.dialer.Dial(ctx, addr.String(), identity.ProtoGossip, p.Name)
-		}
-	}
-	return nil, fmt.Errorf("dial %s: no node of the cluster is known to be there", addr)
+	return a.dialer.Dial(ctx, addr.String(), identity.ProtoGossip, "")
 }
 
 // verifyClaim tells whether a node has made a claim.
@@ -366,6 +361,7 @@ func (a *Agent) enter(ctx context.Context) error {
 	for _, p := range a.everybody() {
 		addrs = append(addrs, p.Addr.String())
 	}
+	addrs = append(addrs, a.seeds(ctx)...)
 	if len(addrs) > 0 {
 		if n, err := a.gossip.Join(ctx, addrs); n == 0 && err != nil && ctx.Err() == nil {
 			a.log.Warn("no other node answers; trying on", "err", err)
@@ -378,6 +374,31 @@ func (a *Agent) enter(ctx context.Context) error {
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// seeds are the addresses that the operator named, also of a node that joined
+// long ago: after a change of every address they are where to look.
+func (a *Agent) seeds(ctx context.Context) []string {
+	var out []string
+	for _, text := range a.cfg.Join {
+		if _, err := netip.ParseAddrPort(text); err == nil {
+			out = append(out, text)
+			continue
+		}
+		host, port, err := net.SplitHostPort(text)
+		if err != nil {
+			a.log.Warn("an address to join makes no sense", "addr", text, "err", err)
+			continue
+		}
+		found, err := net.DefaultResolver.LookupHost(ctx, host)
+		if err != nil {
+			a.log.Warn("a machine to join is not found", "addr", text, "err", err)
+		}
+		for _, ip := range found {
+			out = append(out, net.JoinHostPort(ip, port))
+		}
+	}
+	return out
 }
 
 // bringDemo keeps the carried images and, on the leader, names them.
@@ -410,8 +431,12 @@ func (a *Agent) bringDemo(ctx context.Context) error {
 // reattest gets a certificate after the old one has expired.
 func (a *Agent) reattest(ctx context.Context) error {
 	var errs []error
+	addrs := a.seeds(ctx)
 	for _, p := range a.everybody() {
-		err := a.id.Reattest(ctx, p.Addr.String(), a.cfg.Advertise.String(), a.cfg.World.Network.Dial)
+		addrs = append(addrs, p.Addr.String())
+	}
+	for _, addr := range addrs {
+		err := a.id.Reattest(ctx, addr, a.cfg.Advertise.String(), a.cfg.World.Network.Dial)
 		if err == nil {
 			return nil
 		}

@@ -171,6 +171,7 @@ type reporter struct{ agent *Agent }
 // meanwhile, that one must hear it: a dead leader's connection takes seconds to
 // fail, in which nobody would know what runs here.
 func (r reporter) Report(ctx context.Context, req *skeinv1.ReportRequest) error {
+	req.Advertise = r.agent.cfg.Advertise.String() // its key is who it is, its address is news
 	leader := r.agent.leader()
 	switch leader {
 	case "":

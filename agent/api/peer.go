@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -249,6 +250,10 @@ func (s *Server) nodeReport(name string, req *skeinv1.ReportRequest) (*logv1.Op,
 		}
 	}
 	node.Status = status
+	if addr, err := netip.ParseAddrPort(req.GetAdvertise()); err == nil && node.Annotations[object.AnnotationAdvertise] != addr.String() {
+		node.Annotations = maps.Clone(node.Annotations) // it has one: its key
+		node.Annotations[object.AnnotationAdvertise] = addr.String()
+	}
 	if err := ownLabels(node, req.GetNodeLabels()); err != nil {
 		return nil, err
 	}

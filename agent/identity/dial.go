@@ -25,7 +25,8 @@ func NewDialer(id *Identity, verify Verify, base DialFunc) *Dialer {
 }
 
 // Dial reaches the node wantName at addr for one of the protocols of nodes. It
-// fails where another answers, however good its certificate. That the other end
+// fails where another answers, however good its certificate; wantName may be
+// empty where any node of the cluster will do. That the other end
 // refuses us shows only when we first read: TLS 1.3 has it so.
 func (d *Dialer) Dial(ctx context.Context, addr, proto, wantName string) (*Conn, error) {
 	if !nodeProto(proto) {

@@ -27,7 +27,7 @@ skeind lab down                    nothing stays behind`,
 			onNode("kill", "NODE", "take the power from a node: its link goes down, then all of its processes", (*Lab).Kill),
 			onNode("stop", "NODE", "end a node's agent alone, as a crash would; its containers run on", (*Lab).Stop),
 			onNode("start", "NODE", "let a stopped agent run again", (*Lab).Start),
-			partitionCommand(), healCommand(), slowCommand(), execCommand(), forwardCommand(),
+			partitionCommand(), healCommand(), renumberCommand(), slowCommand(), execCommand(), forwardCommand(),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -182,6 +182,19 @@ func healCommand() *cli.Command {
 				return err
 			}
 			return change(c, func(l *Lab) error { return l.Heal(c.Context) })
+		},
+	}
+}
+
+func renumberCommand() *cli.Command {
+	return &cli.Command{
+		Name: "renumber", Usage: "take the power from all nodes at once, and give each another address with it back",
+		Flags: flags(),
+		Action: func(c *cli.Context) error {
+			if _, err := operands(c, 0, 0, "[--name default]"); err != nil {
+				return err
+			}
+			return change(c, func(l *Lab) error { return l.Renumber(c.Context) })
 		},
 	}
 }

@@ -252,7 +252,11 @@ func until(ctx context.Context, limit time.Duration, so func() bool) bool {
 }
 
 func (n *node) addr() netip.Addr {
-	return netip.AddrFrom4([4]byte{10, 213, 0, byte(n.number())})
+	last := byte(n.number())
+	if n.Moved {
+		last += movedBy
+	}
+	return netip.AddrFrom4([4]byte{10, 213, 0, last})
 }
 
 func (n *node) advertise() string {

@@ -32,6 +32,7 @@ type node struct {
 	Name   string        `json:"name"`             // n1, n2 …
 	Joined bool          `json:"joined,omitempty"` // has been a part of the cluster
 	Killed bool          `json:"killed,omitempty"` // without power
+	Moved  bool          `json:"moved,omitempty"`  // has its other address
 	Loss   float64       `json:"loss,omitempty"`   // of packets, 0…1, each way
 	Delay  time.Duration `json:"delay,omitempty"`  // each way
 }
