@@ -161,16 +161,27 @@ func (s *session) readManifests(c *cli.Context) (*manifest, error) {
 	return m, nil
 }
 
+// maxManifest is what a server takes at once, in bytes. To send it more would be
+// in vain, and a pipe may have no end.
+const maxManifest = 4 << 20
+
 func (s *session) readFile(name string) ([]byte, error) {
-	var data []byte
-	var err error
-	if name == "-" {
-		data, err = io.ReadAll(s.stdin)
-	} else {
-		data, err = os.ReadFile(name)
+	from, said := s.stdin, "stdin"
+	if name != "-" {
+		said = name
+		file, err := os.Open(name)
+		if err != nil {
+			return nil, unreadable(err)
+		}
+		defer file.Close()
+		from = file
 	}
+	data, err := io.ReadAll(io.LimitReader(from, maxManifest+1))
 	if err != nil {
 		return nil, unreadable(err)
+	}
+	if len(data) > maxManifest {
+		return nil, usageError("apply it in parts", "%s is larger than %d MB", said, maxManifest>>20)
 	}
 	return data, nil
 }
