@@ -247,7 +247,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.ports.mux.Run,
 		together(a.raft.Run, a.serveNodes),
 		together(a.replica.Run, a.gossip.Run, identity.NewRenewer(a.id, a.renew, a.log).Run),
-		together(a.watchLeader, a.watchKeys, a.watchPeers, a.suspicions.run, a.enter, a.watchEpoch),
+		together(a.watchLeader, a.watchKeys, a.watchPeers, a.suspicions.run, a.enter, a.watchEpoch, a.keepSnapshots),
 		together(a.node.Run, a.driver.Run),
 		together(a.servePeople, a.beat),
 	)

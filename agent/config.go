@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/skein-dev/skein/agent/object"
 )
@@ -29,6 +30,10 @@ type Config struct {
 	Init  bool     // make a new cluster
 	Join  []string // ip:port of machines of the cluster to join
 	Token string   // to join with
+
+	SnapshotDir   string        // where to keep snapshots of the cluster, while this node votes; empty: nowhere
+	SnapshotEvery time.Duration // 0: 1 h
+	SnapshotKeep  int           // 0: 24
 
 	CgroupParent string // of all containers, below each controller's mount
 	PodLimit     int64  // how many Pods may run here
@@ -77,6 +82,15 @@ func (c *Config) check() error {
 	}
 	if c.CgroupParent == "" {
 		c.CgroupParent = "/skein"
+	}
+	if c.SnapshotEvery == 0 {
+		c.SnapshotEvery = time.Hour
+	}
+	if c.SnapshotKeep == 0 {
+		c.SnapshotKeep = 24
+	}
+	if c.SnapshotEvery < time.Second || c.SnapshotKeep < 1 {
+		return &UsageError{Text: "snapshots are a second apart at the least, and one or more of them are kept"}
 	}
 	if c.PodLimit == 0 {
 		c.PodLimit = 250

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 	"go.yaml.in/yaml/v3"
@@ -39,6 +40,9 @@ func runFlags() []cli.Flag {
 		&cli.StringFlag{Name: "socket", Usage: "`PATH` of the local socket", Value: "/run/skein/skein.sock", EnvVars: env("SOCKET")},
 		&cli.StringFlag{Name: "log-level", Usage: "least `LEVEL` to log: debug, info, warn or error", Value: "info", EnvVars: env("LOG_LEVEL")},
 		&cli.StringFlag{Name: "log-format", Usage: "`FORMAT` of the log: text or json", Value: "text", EnvVars: env("LOG_FORMAT")},
+		&cli.StringFlag{Name: "snapshot-dir", Usage: "`FOLDER` to keep snapshots of the cluster in, while this machine votes", EnvVars: env("SNAPSHOT_DIR")},
+		&cli.DurationFlag{Name: "snapshot-every", Usage: "`TIME` between two of them", Value: time.Hour, EnvVars: env("SNAPSHOT_EVERY")},
+		&cli.IntFlag{Name: "snapshot-keep", Usage: "how `MANY` of them to keep", Value: 24, EnvVars: env("SNAPSHOT_KEEP")},
 		&cli.StringFlag{Name: "cgroup-parent", Hidden: true, Value: "/skein", EnvVars: env("CGROUP_PARENT")},
 		&cli.BoolFlag{Name: "demo-images", Usage: "keep the images skein/demo:v1, :v2 and :bad", EnvVars: env("DEMO_IMAGES")},
 	}
@@ -166,6 +170,7 @@ func config(c *cli.Context) (agent.Config, error) {
 	cfg = agent.Config{
 		DataDir: data, KeeperDir: filepath.Join(data, "keeper"), Socket: c.String("socket"),
 		Name: c.String("name"), Init: c.Bool("init"), Join: c.StringSlice("join"),
+		SnapshotDir: c.String("snapshot-dir"), SnapshotEvery: c.Duration("snapshot-every"), SnapshotKeep: c.Int("snapshot-keep"),
 		CgroupParent: c.String("cgroup-parent"), DemoImages: c.Bool("demo-images"),
 		UnpackArgs: []string{self, unpackVerb}, RuncVersion: payload.RuncVersion,
 		Version: version, Logger: log, Labels: map[string]string{},
