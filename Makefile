@@ -14,7 +14,7 @@ CACHE := $(CURDIR)/.cache
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # --- what a machine needs ----------------------------------------------------
 
@@ -185,3 +185,17 @@ lab: root build ## leave a cluster of three up on this machine, and say what to 
 .PHONY: lab-test
 lab-test: root build ## real agents in namespaces: join, deploy, cut the power, watch it heal
 	$(GO) test -count=1 -timeout 15m -tags lab ./agent/lab/...
+
+# A Debian of packages alone, booted under software emulation. What it takes to
+# make and boot one is installed by this target only; the image is made once.
+VM_PACKAGES := mmdebstrap qemu-system-x86 qemu-utils e2fsprogs
+
+.PHONY: vm-test
+vm-test: root build ## skein under systemd in a virtual machine, with cgroup v2
+	@$(MAKE) --no-print-directory deps PACKAGES='$(VM_PACKAGES)'
+	bash agent/lab/vm/run.sh
+
+.PHONY: vagrant-validate
+vagrant-validate: ## the Vagrantfile, by Debian's vagrant, which it installs
+	@$(MAKE) --no-print-directory deps PACKAGES=vagrant
+	for n in 1 3 9; do NODES=$$n VAGRANT_HOME=$(CACHE)/vagrant vagrant validate --ignore-provider; done
