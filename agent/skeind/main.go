@@ -97,6 +97,7 @@ func app() *cli.App {
 		Version: version,
 		UsageText: `skeind run --init                                       the first machine of a new cluster
 skeind run --join 192.0.2.10:7373 --token skein1-…      every other machine
+skeind unit > /etc/systemd/system/skein.service         the service that does this with systemd
 skeind lab up                                           a cluster of three on this machine`,
 		HideHelpCommand: true,
 		ExitErrHandler:  func(*cli.Context, error) {}, // exit says it
