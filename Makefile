@@ -166,7 +166,7 @@ fuzz: payload ## every fuzz target for FUZZTIME (30s) each
 	@grep -rlE '^func Fuzz' --include='*_test.go' . | xargs -n1 dirname | sort -u | while read -r package; do \
 		grep -hoE '^func Fuzz[A-Za-z]+' "$$package"/*_test.go | cut -d' ' -f2 | while read -r target; do \
 			echo "== $$package $$target"; \
-			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -parallel 2 "$$package" </dev/null || exit 1; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x -parallel 2 "$$package" </dev/null || exit 1; \
 		done || exit 1; \
 	done
 

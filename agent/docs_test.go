@@ -13,7 +13,7 @@ import (
 // named is how a page names a test: `folder:TestName`, the folder from the top.
 var named = regexp.MustCompile("`([a-z0-9_/]+):((?:Test|Fuzz|Benchmark)[A-Za-z0-9_]+)`")
 
-// tests are the functions of a folder's test files, whatever they are built for.
+// tests are the functions of a folder's test files, whatever tags they are built for.
 func tests(t *testing.T, folder string) []string {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join("..", folder, "*_test.go"))
