@@ -26,6 +26,11 @@ type Cluster struct {
 	trace    *trace
 	stores   *witness
 
+	// The members as quorumOfTheLiving saw them last.
+	membersAt  uint64
+	hadQuorum  bool
+	wellBefore string
+
 	mu       sync.Mutex
 	token    string // to join with
 	told     chan struct{}

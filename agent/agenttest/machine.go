@@ -151,18 +151,25 @@ func (m *Machine) world(l *life) agent.World {
 // writing to its own.
 func (m *Machine) moveDir() error {
 	next := filepath.Join(filepath.Dir(m.dir), fmt.Sprintf("%s-%d", m.Name, len(m.past)))
-	if err := os.CopyFS(next, os.DirFS(m.dir)); err != nil {
-		return fmt.Errorf("copy the files of %s: %w", m.Name, err)
-	}
-	// CopyFS makes folders readable for all, which identity refuses.
-	err := filepath.WalkDir(next, func(path string, d os.DirEntry, err error) error {
+	err := filepath.WalkDir(m.dir, func(path string, d os.DirEntry, err error) error {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil // it was only there for a moment
+		}
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(m.dir, path)
 		if err != nil {
 			return err
 		}
 		if d.IsDir() {
-			return os.Chmod(path, 0o700) //nolint:gosec // a folder
+			return os.MkdirAll(filepath.Join(next, rel), 0o700)
 		}
-		return os.Chmod(path, 0o600)
+		text, err := os.ReadFile(path)
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return errors.Join(err, os.WriteFile(filepath.Join(next, rel), text, 0o600))
 	})
 	m.dir = next
 	return err

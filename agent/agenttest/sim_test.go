@@ -1,9 +1,18 @@
 package agenttest
 
 import (
+	"flag"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
+)
+
+var (
+	seedFlag = flag.Uint64("seed", 0, "run this seed alone")
+	runsFlag = flag.Int("runs", 0, "how many seeds to run, or how often the one")
+	fromFlag = flag.Uint64("from", 1, "the first of many seeds")
+	keepFlag = flag.String("keep", "", "folder for the event traces of failures; empty: that of the test")
 )
 
 func TestThreeMachinesFormACluster(t *testing.T) {
@@ -17,4 +26,41 @@ func TestThreeMachinesFormACluster(t *testing.T) {
 		c.Stop()
 	})
 	t.Logf("a virtual minute of three machines took %s", time.Since(begin))
+}
+
+// TestSimulation runs a few dozen seeds; "make sim" runs hundreds.
+func TestSimulation(t *testing.T) {
+	runs := max(*runsFlag, 1)
+	if *runsFlag == 0 && *seedFlag == 0 {
+		runs = 24
+	}
+	hits := 0
+	for i := range runs {
+		seed := *fromFlag + uint64(i) //nolint:gosec // small
+		if *seedFlag != 0 {
+			seed = *seedFlag
+		}
+		begin := time.Now()
+		problems, events := simulate(t, seed)
+		t.Logf("seed %d took %s", seed, time.Since(begin))
+		if len(problems) == 0 {
+			continue
+		}
+		hits++
+		dir := *keepFlag
+		if dir == "" {
+			dir = t.ArtifactDir()
+		}
+		path := filepath.Join(dir, "sim-trace")
+		if err := events.save(path); err != nil {
+			t.Error(err)
+		}
+		for _, p := range problems {
+			t.Errorf("seed %d: %s", seed, p)
+		}
+		t.Errorf("events of seed %d are in %s; %s runs it again", seed, path, replayLine(seed))
+	}
+	if hits > 0 {
+		t.Errorf("%d of %d runs failed", hits, runs)
+	}
 }

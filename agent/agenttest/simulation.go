@@ -1,0 +1,87 @@
+package agenttest
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+const (
+	// steps is how many faults strike in one simulation.
+	steps = 20
+	// lookEvery is how often the invariants are checked meanwhile.
+	lookEvery = 200 * time.Millisecond
+	// healPatience is how long all may take to be well once all faults are over.
+	healPatience = 3 * time.Minute
+)
+
+// simulate runs a cluster through the faults and the work of a seed. It returns
+// what was broken, and the trace.
+func simulate(t *testing.T, seed uint64) (problems []string, events *trace) {
+	t.Helper()
+	var work *users
+	var c *Cluster
+	synctest.Test(t, func(t *testing.T) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		c = newCluster(t, seed, []int{3, 3, 3, 3, 3, 4, 5, 5, 5, 7}[random.IntN(10)])
+		if len(c.failed()) == 0 {
+			work = c.begin(seed)
+			c.suffer(random)
+			c.recover(work)
+		}
+		c.Stop()
+	})
+	if work != nil {
+		if err := work.history.check(time.Minute); err != nil {
+			c.fail("%v", err)
+		}
+	}
+	return c.failed(), c.trace
+}
+
+// suffer lets faults strike.
+func (c *Cluster) suffer(random *rand.Rand) {
+	c.pass(5 * time.Second)
+	for range steps {
+		c.strike(random)
+		c.pass(time.Duration(100+random.IntN(5000)) * time.Millisecond)
+		if len(c.failed()) > 0 {
+			return
+		}
+	}
+}
+
+// pass lets time go by, and looks.
+func (c *Cluster) pass(d time.Duration) {
+	for end := time.Now().Add(d); time.Now().Before(end); {
+		time.Sleep(min(lookEvery, time.Until(end)))
+		for _, look := range checks {
+			look(c)
+		}
+	}
+}
+
+// recover ends all faults, and waits for all to be well.
+func (c *Cluster) recover(work *users) {
+	c.restore()
+	c.pass(5 * time.Second)
+	work.stopWork()
+	for _, last := range []struct {
+		what string
+		why  func() string
+	}{
+		{"all is well", c.settled},
+		{"who watches knows all", func() string { return c.watchSettled(work.watched) }},
+		{"the copies agree", c.copiesAgree},
+	} {
+		if !c.eventually(healPatience, last.what, last.why) {
+			break
+		}
+	}
+	work.end()
+}
+
+// replayLine tells how to see a failure again.
+func replayLine(seed uint64) string { return fmt.Sprintf("make sim SEED=%d", seed) }
