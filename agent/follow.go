@@ -19,6 +19,24 @@ type compass struct {
 	mu     sync.Mutex
 	leader string
 	voters map[string]netip.AddrPort
+	// outcast: a voter that knows the leader does not count this node among the
+	// voters. Its own log may say otherwise, if it was away when it lost its vote.
+	outcast bool
+}
+
+func (c *compass) shunned() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.outcast
+}
+
+// heard takes the answer of a voter to who leads, asked by this node.
+func (c *compass) heard(self, leader string, voters map[string]netip.AddrPort) {
+	c.told(leader, voters)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, votes := voters[self]
+	c.outcast = leader != "" && !votes
 }
 
 func (c *compass) leads() string {
@@ -67,7 +85,9 @@ func peerAddrs(list []*skeinv1.Peer) map[string]netip.AddrPort {
 	return out
 }
 
-// member tells whether this node takes part in raft.
+// member tells whether this node takes part in raft. Its own log does not tell
+// when it was put out of it while it was away: nobody sends it the entry that
+// says so. Who hears no leader therefore believes a voter that does.
 func (a *Agent) member() (in, votes bool) {
 	members, _, err := a.raft.Members()
 	if err != nil {
@@ -75,6 +95,9 @@ func (a *Agent) member() (in, votes bool) {
 	}
 	for _, m := range members {
 		if m.Name == a.cfg.Name {
+			if a.compass.shunned() && a.raft.Leader() == "" {
+				return false, false
+			}
 			return true, m.Voter
 		}
 	}
@@ -144,7 +167,7 @@ func (a *Agent) source(ctx context.Context) (consensus.Source, error) {
 			a.log.Debug("a voter does not answer", "node", name, "err", err)
 			continue
 		}
-		a.compass.told(answer.GetLeader(), peerAddrs(answer.GetVoters()))
+		a.compass.heard(a.cfg.Name, answer.GetLeader(), peerAddrs(answer.GetVoters()))
 		if leader := answer.GetLeader(); leader != "" {
 			return remote{client: a.peers.Client(leader), node: leader}, nil
 		}

@@ -49,8 +49,10 @@ func (p *ports) close() error {
 }
 
 // verify tells whether a node certificate still stands for a node of the
-// cluster. Raft is for its members alone. A node whose copy of the cluster is
-// empty, a newcomer that is just being let in, has only the word of the CA.
+// cluster. Raft is for its members alone, and for those whom a voter has named as
+// voters: a member that was away would else refuse for ever a leader that became
+// one meanwhile. A node whose copy of the cluster is empty, a newcomer that is
+// just being let in, has only the word of the CA.
 func (a *Agent) verify(name string, key crypto.PublicKey, proto string) error {
 	if a.api == nil {
 		return errors.New("this agent is still starting")
@@ -61,6 +63,9 @@ func (a *Agent) verify(name string, key crypto.PublicKey, proto string) error {
 				if m.Name == name {
 					return a.enrolled(name, key)
 				}
+			}
+			if a.raft.Leader() == "" && a.compass.votes(name) {
+				return a.enrolled(name, key)
 			}
 			return errors.New("not a member of raft")
 		}

@@ -1,0 +1,77 @@
+package agenttest
+
+import (
+	"context"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/skein-dev/skein/consensus"
+	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
+)
+
+// What the simulation has found, told again without chance.
+
+func inCluster(t *testing.T, size int, test func(c *Cluster)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, 1, size)
+		if len(c.failed()) == 0 {
+			test(c)
+		}
+		c.Stop()
+		for _, p := range c.failed() {
+			t.Error(p)
+		}
+	})
+}
+
+// user does one thing as a person.
+func (c *Cluster) user(do func(context.Context, *person) error) {
+	c.eventually(time.Minute, "a user is served", func() string {
+		p := c.person(0, c.machines[0])
+		defer p.close()
+		ctx, cancel := context.WithTimeout(context.Background(), callPatience)
+		defer cancel()
+		return text(do(ctx, p))
+	})
+}
+
+// votes tells whether the leader counts a machine among the voters.
+func (c *Cluster) votes(m *Machine) bool {
+	lead := c.leader()
+	if lead == nil {
+		return false
+	}
+	members, _, err := lead.run.current().Consensus().Members()
+	return err == nil && slices.Contains(members, consensus.Member{Name: m.Name, Voter: true})
+}
+
+func TestAVoterThatLostItsVoteWhileItWasOffIsWellAgain(t *testing.T) {
+	inCluster(t, 4, func(c *Cluster) {
+		c.user(func(ctx context.Context, p *person) error {
+			return errOf(p.Apply(ctx, &skeinv1.ApplyRequest{Manifest: deployment("web", 6, 1)}))
+		})
+		var gone *Machine
+		if !c.eventually(time.Minute, "three vote", func() string {
+			for _, m := range c.machines {
+				if c.votes(m) && m != c.leader() {
+					gone = m
+				}
+			}
+			return c.settled()
+		}) {
+			return
+		}
+		c.PowerOff(gone)
+		c.eventually(time.Minute, "another votes instead", func() string {
+			if c.votes(gone) {
+				return gone.Name + " still votes"
+			}
+			return ""
+		})
+		c.Start(gone)
+		c.eventually(time.Minute, "all is well", c.settled)
+	})
+}

@@ -1,0 +1,28 @@
+package agent
+
+import (
+	"net/netip"
+	"testing"
+)
+
+// Found by the simulation: a voter that was put out of raft while it was away
+// waited for a leader for ever, as nobody sends it the entry that says so. Its
+// Pods ran, and nobody heard of it.
+func TestAVoterPutOutOfRaftWhileItWasAwayBelievesTheVoters(t *testing.T) {
+	c := &compass{}
+	addr := netip.MustParseAddrPort("10.0.0.1:7373")
+	for _, tt := range []struct {
+		leader string
+		voters map[string]netip.AddrPort
+		want   bool
+	}{
+		{leader: "n2", voters: map[string]netip.AddrPort{"n2": addr, "n3": addr, "n4": addr}, want: true},
+		{leader: "", voters: map[string]netip.AddrPort{"n2": addr, "n3": addr, "n4": addr}, want: false}, // who hears nobody knows no better
+		{leader: "n2", voters: map[string]netip.AddrPort{"n1": addr, "n2": addr, "n3": addr}, want: false},
+	} {
+		c.heard("n1", tt.leader, tt.voters)
+		if got := c.shunned(); got != tt.want {
+			t.Errorf("told that %q leads %v: out of raft = %t, want %t", tt.leader, tt.voters, got, tt.want)
+		}
+	}
+}
