@@ -77,6 +77,7 @@ func (c *Cluster) recover(work *users) {
 		{"the copies agree", c.copiesAgree},
 	} {
 		if !c.eventually(healPatience, last.what, last.why) {
+			c.trace.goroutines()
 			break
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -25,6 +26,12 @@ func (t *trace) add(who, format string, args ...any) {
 	defer t.mu.Unlock()
 	fmt.Fprintf(&t.text, "%10.3f %-8s ", time.Since(t.begun).Seconds(), who)
 	fmt.Fprintf(&t.text, format+"\n", args...)
+}
+
+// goroutines adds what every goroutine of the process is at.
+func (t *trace) goroutines() {
+	stacks := make([]byte, 16<<20)
+	t.add("STACKS", "%s", stacks[:runtime.Stack(stacks, true)])
 }
 
 // save writes it to a file.
