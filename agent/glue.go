@@ -58,7 +58,11 @@ func (a *Agent) knows(name string) bool {
 	if name == a.cfg.Name || a.compass.votes(name) {
 		return true
 	}
-	_, ok := a.replica.Store().Get(state.Key{Kind: object.KindNode, Name: name})
+	key := state.Key{Kind: object.KindNode, Name: name}
+	_, ok := a.replica.Store().Get(key)
+	if in, _ := a.member(); !ok && in { // who was cut off right after joining has nothing else
+		_, ok = a.raft.Store().Get(key)
+	}
 	return ok
 }
 
@@ -77,7 +81,11 @@ func (a *Agent) everybody() []gossip.Peer {
 	for _, name := range a.compass.names() {
 		known[name], _ = a.compass.addr(name)
 	}
-	for _, row := range a.replica.Store().List(object.KindNode, "", "") {
+	rows := a.replica.Store().List(object.KindNode, "", "")
+	if in, _ := a.member(); in && len(rows) == 0 {
+		rows = a.raft.Store().List(object.KindNode, "", "")
+	}
+	for _, row := range rows {
 		if n, err := object.Decode[corev1.Node](row); err == nil {
 			if addr, err := netip.ParseAddrPort(n.Annotations[object.AnnotationAdvertise]); err == nil {
 				known[n.Name] = addr
@@ -357,11 +365,10 @@ func compareNames(a, b string) int {
 // enter finds the others by gossip, and once the cluster is there tells the
 // operator and brings in the images that this program carries.
 func (a *Agent) enter(ctx context.Context) error {
-	var addrs []string
+	addrs := a.seeds(ctx) // what was said last comes first: where nobody is any more costs seconds each
 	for _, p := range a.everybody() {
 		addrs = append(addrs, p.Addr.String())
 	}
-	addrs = append(addrs, a.seeds(ctx)...)
 	if len(addrs) > 0 {
 		if n, err := a.gossip.Join(ctx, addrs); n == 0 && err != nil && ctx.Err() == nil {
 			a.log.Warn("no other node answers; trying on", "err", err)

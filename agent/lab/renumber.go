@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -32,6 +34,9 @@ func (l *Lab) Renumber(ctx context.Context) error {
 		}
 	}
 	for _, n := range l.Nodes {
+		if !until(ctx, killWait, func() bool { return l.keeperGone(n) }) {
+			return fault("", "the keeper of node %s does not end", n.Name)
+		}
 		if err := l.unaddress(n); err != nil {
 			return err
 		}
@@ -60,6 +65,17 @@ func (l *Lab) Renumber(ctx context.Context) error {
 		g.Go(func() error { return l.awaitAPI(ctx, w) })
 	}
 	return g.Wait()
+}
+
+// keeperGone tells whether the lock of a node's keeper is free: a killed process
+// of many threads looks dead a moment before the last of them lets go.
+func (l *Lab) keeperGone(n *node) bool {
+	f, err := os.Open(filepath.Join(l.keeperDir(n), "lock"))
+	if err != nil {
+		return true // it never ran
+	}
+	defer f.Close()
+	return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
 }
 
 // unaddress takes a node's address away.
