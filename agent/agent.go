@@ -224,7 +224,7 @@ func (a *Agent) assemble() error {
 	})
 	a.node = node.New(node.Config{
 		Name: a.cfg.Name, Address: a.cfg.Advertise.Addr(), Replica: a.replica, Driver: a.driver, Images: a.images,
-		Reporter: reporter{a}, Machine: what, Logger: a.log,
+		Reporter: reporter{a}, Lessor: reporter{a}, Machine: what, Logger: a.log,
 		Pressure: func() map[string]string { return pressures(a.sampler.load()) },
 	})
 	a.raft.Lead(a.seed)

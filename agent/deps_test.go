@@ -57,6 +57,7 @@ var bans = []struct{ from, never, because string }{
 	{"cli", "k8s.io/", "it sends what it is given and prints what the server answers"},
 	{"runtime/keeper/skeeper", "net", "the keeper knows no network, and stays small"},
 	{"runtime/keeper/skeeper", "encoding/json", "the keeper parses nothing, and stays small"},
+	{"agent/lease", module + "consensus", "the rule of leases is a pure function"},
 	{"agent/place", module + "consensus", "placement is a pure function"},
 	{"agent/leader/verdict", module + "consensus", "a verdict is a pure function"},
 	{"agent/gossip", module + "consensus", "gossip is advice, and knows nothing of what was agreed"},
@@ -80,7 +81,7 @@ func TestNoFolderReachesWhatItMustNotKnow(t *testing.T) {
 }
 
 func TestSiblingsMeetOnlyInTheAgent(t *testing.T) {
-	shared := map[string]bool{"object": true, "place": true, "reconcile": true, "identity": true}
+	shared := map[string]bool{"object": true, "place": true, "reconcile": true, "lease": true, "identity": true}
 	for _, p := range list(t, "./agent/...") {
 		rel := strings.TrimPrefix(p.ImportPath, module+"agent/")
 		own, _, _ := strings.Cut(rel, "/")

@@ -204,3 +204,18 @@ func (r reporter) suspicion(ctx context.Context, rep gossip.Report) {
 		r.agent.log.Debug("the leader has not heard a suspicion", "node", rep.Node, "err", err)
 	}
 }
+
+// Lease asks whoever leads, which may be this agent.
+func (r reporter) Lease(ctx context.Context, pods []string) ([]string, error) {
+	leader := r.agent.leader()
+	switch leader {
+	case "":
+		return nil, errNobody
+	case r.agent.cfg.Name:
+		return r.agent.duties.Lease(ctx, leader, pods)
+	}
+	ctx, cancel := r.agent.whileLeads(ctx, leader)
+	defer cancel()
+	answer, err := r.agent.peers.Client(leader).Lease(ctx, &skeinv1.LeaseRequest{Pods: pods})
+	return answer.GetGranted(), err
+}

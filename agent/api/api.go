@@ -47,7 +47,9 @@ type Duties interface {
 	Suspect(reporter string, report *skeinv1.SuspectRequest)
 	StreamOpened(node string)
 	StreamClosed(node string)
-	Heard(node string)        // a report of its own came in
+	Heard(node string) // a report of its own came in
+	// Lease grants a node leases of its own Pods, by uid.
+	Lease(ctx context.Context, node string, pods []string) (granted []string, err error)
 	Tell(event *corev1.Event) // an event about one of its Pods
 }
 

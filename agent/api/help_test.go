@@ -95,9 +95,10 @@ type ears struct {
 	heard  []string
 }
 
-func (e *ears) Suspect(string, *skeinv1.SuspectRequest) {}
-func (e *ears) StreamOpened(string)                     {}
-func (e *ears) StreamClosed(string)                     {}
+func (e *ears) Suspect(string, *skeinv1.SuspectRequest)                            {}
+func (e *ears) Lease(_ context.Context, _ string, pods []string) ([]string, error) { return pods, nil }
+func (e *ears) StreamOpened(string)                                                {}
+func (e *ears) StreamClosed(string)                                                {}
 func (e *ears) Heard(node string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -171,6 +171,9 @@ func (c *cluster) RemoveNode(ctx context.Context, req *skeinv1.RemoveNodeRequest
 	}
 	txn := &logv1.Txn{Ops: []*logv1.Op{object.Delete(state.Key{Kind: object.KindNode, Name: name}, object.Version(node))}}
 	for _, row := range c.cfg.Consensus.Store().List(object.KindPod, "", object.NodeIndex(name)) {
+		if pod, err := object.Decode[corev1.Pod](row); err == nil && object.Exclusive(pod.Annotations) {
+			continue // the leader waits for its lease to run out
+		}
 		txn.Ops = append(txn.Ops, object.Delete(row.Key, row.Version))
 	}
 	if _, err := c.cfg.Consensus.Commit(ctx, txn); err != nil {

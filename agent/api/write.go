@@ -311,7 +311,8 @@ func podDeletion(row *state.Row, grace int64) (*logv1.Op, error) {
 	if err != nil {
 		return nil, err
 	}
-	if pod.Spec.NodeName == "" || grace == 0 {
+	exclusive := object.Exclusive(pod.Annotations) // its node must say that it is gone, or its lease run out
+	if pod.Spec.NodeName == "" || grace == 0 && !exclusive {
 		return object.Delete(row.Key, row.Version), nil
 	}
 	if grace < 0 {

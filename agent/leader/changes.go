@@ -243,6 +243,9 @@ func (m *model) putPod(p *pod) {
 		enter(m.byOwner, p.owner, p)
 		m.ownerOf(p)
 	}
+	if p.slot != "" {
+		enter(m.slots, p.slot, p)
+	}
 	if p.waiting() {
 		m.waiting[p.key] = p
 	}
@@ -281,6 +284,9 @@ func (m *model) removePod(key state.Key) {
 	}
 	m.forgetPod(p)
 	delete(m.pods, key)
+	if p.exclusive {
+		m.over = append(m.over, p.uid)
+	}
 	m.view.RemovePod(p.placed().Key)
 	if r := m.revisions[p.owner]; r != nil {
 		if d := m.deployments[r.deployment]; d != nil {
@@ -297,6 +303,7 @@ func (m *model) forgetPod(p *pod) {
 	delete(m.waiting, p.key)
 	delete(m.orphans, p.key)
 	delete(m.leaving, p.key)
+	exit(m.slots, p.slot, p.key)
 	exit(m.byNode, p.node, p.key)
 	exit(m.byOwner, p.owner, p.key)
 }

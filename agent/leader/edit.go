@@ -64,7 +64,13 @@ func (e *edit) gather(without map[state.Key]bool) {
 			default:
 				e.cast.old = append(e.cast.old, p)
 			}
+			if !without[p.key] && p.exclusive {
+				e.wish.exclusive = true
+			}
 		}
+	}
+	if e.wish.exclusive = e.wish.exclusive || object.Exclusive(e.d.Spec.Template.Annotations); e.wish.exclusive {
+		e.cast.present = max(e.occupied(without), len(e.cast.current)+len(e.cast.old))
 	}
 }
 

@@ -18,20 +18,22 @@ import (
 // pod is what the leader keeps of a Pod. It is never modified: a change makes
 // another one.
 type pod struct {
-	key      state.Key
-	uid      string
-	version  uint64
-	owner    string // uid of its controller, empty for a bare Pod
-	revision bool   // the controller is a Revision
-	node     string
-	shape    *place.Shape
-	created  time.Time
-	phase    corev1.PodPhase
-	ready    bool
-	since    time.Time // of ready
-	deleting bool
-	refused  string    // why it is not placed, as its condition says
-	told     time.Time // when that was written
+	key       state.Key
+	uid       string
+	version   uint64
+	owner     string // uid of its controller, empty for a bare Pod
+	revision  bool   // the controller is a Revision
+	node      string
+	shape     *place.Shape
+	created   time.Time
+	phase     corev1.PodPhase
+	ready     bool
+	since     time.Time // of ready
+	deleting  bool
+	exclusive bool      // it may run only under a lease, and never twice
+	slot      string    // what it may be in only once, if exclusive
+	refused   string    // why it is not placed, as its condition says
+	told      time.Time // when that was written
 }
 
 func (p *pod) finished() bool { return p.phase == corev1.PodSucceeded || p.phase == corev1.PodFailed }
@@ -71,6 +73,9 @@ func podFacts(row *state.Row, shape func(owner string) *place.Shape) (*pod, erro
 		key: row.Key, uid: row.UID, version: row.Version,
 		node: p.Spec.NodeName, created: p.CreationTimestamp.Time,
 		phase: p.Status.Phase, deleting: p.DeletionTimestamp != nil,
+	}
+	if out.exclusive = object.Exclusive(p.Annotations); out.exclusive {
+		out.slot = slotOf(p)
 	}
 	if owner := metav1.GetControllerOf(p); owner != nil {
 		out.owner, out.revision = string(owner.UID), owner.Kind == object.KindRevision

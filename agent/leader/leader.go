@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/skein-dev/skein/agent/leader/verdict"
+	"github.com/skein-dev/skein/agent/lease"
 	"github.com/skein-dev/skein/agent/reconcile"
 	"github.com/skein-dev/skein/consensus"
 	"github.com/skein-dev/skein/consensus/state"
@@ -114,6 +115,7 @@ type reign struct {
 	turn    chan struct{} // held while one plans and writes, see take
 	events  *recorder
 	brakes  *brakes
+	leases  leases
 	budget  verdict.Budget // of moves; whoever has the turn spends it
 	trimmed time.Time      // when old events were last removed; the garbage loop's
 }
@@ -127,6 +129,7 @@ func (l *Leader) Run(ctx context.Context, term uint64) error {
 		model: newModel(log), turn: make(chan struct{}, 1),
 	}
 	r.brakes = &brakes{held: map[Brake]Brake{}}
+	r.leases.table = lease.NewTable(time.Now())
 	r.events = newRecorder(r)
 	r.court = newCourt(r)
 	l.begin(r)

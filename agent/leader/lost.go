@@ -56,8 +56,16 @@ func (r *reign) sweep(ctx context.Context) error {
 		case err != nil:
 			return err
 		case !more:
-			if r.brakes.holds(brakeMoves) {
-				return reconcile.After(movesPause)
+			r.leasesOver()
+			wait := time.Duration(0)
+			if due := r.leaseDue(); !due.IsZero() {
+				wait = max(time.Until(due), time.Millisecond)
+			}
+			if r.brakes.holds(brakeMoves) && (wait == 0 || movesPause < wait) {
+				wait = movesPause
+			}
+			if wait > 0 {
+				return reconcile.After(wait)
 			}
 			return nil
 		}
@@ -81,7 +89,7 @@ func (r *reign) replace(ctx context.Context, evidence map[string]string, refill 
 	}
 	more = l.gather(evidence)
 	l.brake(more)
-	if len(l.ops) == 0 && len(l.pods) == 0 {
+	if len(l.ops) == 0 && len(l.pods) == 0 && len(l.held) == 0 {
 		return false, nil
 	}
 	if err := l.end(); err != nil {
@@ -96,6 +104,9 @@ func (r *reign) replace(ctx context.Context, evidence map[string]string, refill 
 		return false, err
 	}
 	r.budget.Spend(l.moves)
+	if len(l.held) > 0 {
+		r.model.bells.nodes.Ring() // sweep waits for their leases
+	}
 	for _, t := range l.tales {
 		r.events.add(t)
 	}
@@ -107,6 +118,7 @@ type loss struct {
 	*reign
 	now     time.Time
 	pods    []*pod
+	held    []*pod // exclusive ones that are to go once their leases have run out
 	why     map[*pod]string
 	without map[state.Key]bool
 	ops     []*logv1.Op
@@ -162,14 +174,21 @@ func (l *loss) gather(evidence map[string]string) (more bool) {
 				l.waiting++
 				continue
 			}
-			if len(l.pods) == maxLost {
+			if p.exclusive && p.deleting && !l.takeLease(p) {
+				continue // sweep comes again when it falls due
+			}
+			if len(l.pods)+len(l.held) == maxLost {
 				return true
 			}
 			if move {
 				l.moves++
 			}
-			l.pods = append(l.pods, p)
 			l.why[p] = why
+			if p.exclusive && p.revision && !p.deleting {
+				l.held = append(l.held, p)
+				continue
+			}
+			l.pods = append(l.pods, p)
 		}
 	}
 	return false
@@ -177,6 +196,13 @@ func (l *loss) gather(evidence map[string]string) (more bool) {
 
 // end drafts what becomes of the lost Pods themselves.
 func (l *loss) end() error {
+	for _, p := range l.held {
+		op, err := l.hold(p)
+		if err != nil {
+			return err
+		}
+		l.ops = append(l.ops, op)
+	}
 	for _, p := range l.pods {
 		if p.revision || p.deleting {
 			l.ops = append(l.ops, object.Delete(p.key, p.version))
@@ -209,7 +235,7 @@ func (l *loss) refill() error {
 			continue
 		}
 		m.view.RemovePod(p.placed().Key)
-		if d := m.deploymentOf(p); d != nil && p.active() {
+		if d := m.deploymentOf(p); d != nil && (p.active() || p.exclusive) {
 			hit[d.key]++
 			reason[d.key] = l.why[p]
 		}

@@ -87,7 +87,7 @@ func settle(p *corev1.Pod, c place.Choice, now time.Time) bool {
 // it runs, at once where it does not. nil means that it is going already or has
 // changed under our eyes.
 func stopPod(store *state.Store, p *pod, now time.Time) (*logv1.Op, error) {
-	if p.node == "" || p.finished() {
+	if p.node == "" || p.finished() && !p.exclusive {
 		return object.Delete(p.key, p.version), nil
 	}
 	row, ok := store.Get(p.key)

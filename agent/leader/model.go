@@ -59,6 +59,8 @@ type model struct {
 	view        *place.View
 
 	dirty   map[state.Key]struct{} // Deployments to look at
+	slots   map[string]pods        // exclusive Pods by what they may be in only once
+	over    []string               // uids of exclusive Pods that are not in the log any more
 	orphans map[state.Key]struct{} // Pods and Revisions whose owner may be gone
 	leaving map[state.Key]struct{} // Pods that are being deleted
 }
@@ -87,6 +89,7 @@ func (m *model) clear() {
 	m.nodes, m.deployments, m.revisions = map[string]*node{}, map[string]*deployment{}, map[string]*revision{}
 	m.uids = map[state.Key]string{}
 	m.byParent, m.ending = map[string]map[string]*revision{}, map[string]bool{}
+	m.slots = map[string]pods{}
 	m.view = place.NewView()
 	m.dirty, m.orphans, m.leaving = map[state.Key]struct{}{}, map[state.Key]struct{}{}, map[state.Key]struct{}{}
 }

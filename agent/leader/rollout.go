@@ -14,12 +14,14 @@ type wish struct {
 	minReady    time.Duration
 	recreate    bool // none of the new before all of the old are gone
 	paused      bool
+	exclusive   bool // never two, not even one that stops beside one that starts
 }
 
 // A cast is what there is: the Pods of the current revision and of older ones.
 type cast struct {
 	current []*pod
 	old     []*pod
+	present int // of exclusive ones: all in their slot, those that stop and those that ended too
 }
 
 // A deed is what to do about the difference.
@@ -45,6 +47,8 @@ func (w wish) plan(have cast, now time.Time) deed {
 	current := w.sift(&d, have.current, now)
 	old := w.sift(&d, have.old, now)
 	switch {
+	case w.exclusive:
+		w.planExclusive(&d, current, old, have.present)
 	case w.recreate && len(have.old) > 0:
 		// Those that are still stopping count too.
 		d.removeAll(old.active, "its template is replaced")

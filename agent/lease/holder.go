@@ -64,3 +64,6 @@ func (h *Holder) Keep(pods []string) {
 		}
 	}
 }
+
+// Drop forgets a lease that could not be kept.
+func (h *Holder) Drop(pod string) { delete(h.sent, pod) }

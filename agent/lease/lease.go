@@ -106,3 +106,12 @@ func (t *Table) Pods() []string {
 	}
 	return out
 }
+
+// Until returns when another may start in the Pod's place if its lease is not
+// renewed.
+func (t *Table) Until(pod string) time.Time {
+	if at, ok := t.granted[pod]; ok {
+		return at.Add(Wait)
+	}
+	return t.began.Add(Wait)
+}

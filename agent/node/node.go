@@ -61,6 +61,7 @@ type Config struct {
 	Driver   container.Driver
 	Images   Images
 	Reporter Reporter
+	Lessor   Lessor
 	Machine  Machine // what this machine is and has
 	// Pressure names what this machine is short of now ("disk"), with a reason.
 	Pressure func() map[string]string
@@ -72,6 +73,7 @@ type Node struct {
 	cfg     Config
 	log     *slog.Logger
 	reports *reports
+	leases  *leases
 	litter  chan struct{} // something was removed that takes space
 	born    time.Time     // when Run began
 
@@ -86,7 +88,7 @@ func New(cfg Config) *Node {
 	if cfg.Pressure == nil {
 		cfg.Pressure = func() map[string]string { return nil }
 	}
-	return &Node{
+	n := &Node{
 		cfg:     cfg,
 		log:     cfg.Logger.With("component", "node"),
 		reports: newReports(cfg.Reporter, cfg.Logger),
@@ -94,6 +96,8 @@ func New(cfg Config) *Node {
 		workers: map[types.UID]*worker{},
 		have:    map[string][]container.Status{},
 	}
+	n.leases = newLeases(n, n.log)
+	return n
 }
 
 // Run makes this machine match the store until ctx ends. The Pods go on then.
@@ -105,6 +109,7 @@ func (n *Node) Run(ctx context.Context) error {
 	group.Go(func() error { return n.watchPods(ctx) })
 	group.Go(func() error { return n.watchSelf(ctx) })
 	group.Go(func() error { return n.tidy(ctx) })
+	group.Go(func() error { return n.leases.run(ctx) })
 	return group.Wait()
 }
 

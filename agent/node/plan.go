@@ -70,6 +70,9 @@ func planContainer(policy corev1.RestartPolicy, have []container.Status, unhealt
 	if last.FinishedAt.Sub(last.StartedAt) >= backoffGood {
 		s.streak = 1
 	}
+	if last.LeaseLost {
+		s.streak = 0 // not its own fault
+	}
 	s.do, s.at = doStart, last.FinishedAt.Add(backoff(s.streak))
 	if now.Before(s.at) {
 		s.do = doWait

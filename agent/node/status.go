@@ -109,6 +109,9 @@ func terminated(s container.Status) *corev1.ContainerStateTerminated {
 		ContainerID: "runc://" + s.ID.String(),
 	}
 	switch {
+	case s.LeaseLost:
+		t.Reason = reasonLeaseLost
+		t.Message = "killed because its lease was not renewed: the Pod may run elsewhere"
 	case s.OOMKilled:
 		t.Reason = "OOMKilled"
 		t.Message = "killed for using more memory than its limit"

@@ -349,6 +349,10 @@ func (w *worker) prepare(ctx context.Context, pod *corev1.Pod, c *corev1.Contain
 	if at := w.node.mayStart(now); !at.IsZero() {
 		return action{at: at}
 	}
+	if !w.node.leases.mayStart(pod) {
+		w.notes[c.Name] = &note{"WaitingForLease", "no leader with a quorum has granted this Pod's lease yet"}
+		return action{at: now.Add(time.Second)}
+	}
 	if f := w.failed[c.Name]; now.Before(f.at) {
 		return action{at: f.at}
 	}
@@ -421,6 +425,9 @@ func (w *worker) startOnce(ctx context.Context, pod *corev1.Pod, c *corev1.Conta
 	spec.Labels[labelImage] = digest
 	if spec.RootFS, err = w.node.cfg.Images.Mounts(ctx, spec.ID.String(), digest); err != nil {
 		return "CreateContainerError", fmt.Errorf("unpack image %s: %w", c.Image, err)
+	}
+	if !w.node.leases.mayStart(pod) { // unpacking may have taken long
+		return "WaitingForLease", errors.New("the Pod's lease has run out meanwhile")
 	}
 	if err := w.node.cfg.Driver.Start(ctx, spec); err != nil {
 		return "RunContainerError", err

@@ -48,7 +48,7 @@ func newWorld(t *testing.T, program containertest.Program) *world {
 func (w *world) run() (stop func()) {
 	n := New(Config{
 		Name: "n1", Address: netip.MustParseAddr("192.0.2.1"), Replica: w, Driver: w.driver, Images: w,
-		Reporter: w, Machine: Machine{CPUMilli: 2000, MemoryBytes: 1 << 30, Pods: 10}, Logger: slog.New(slog.DiscardHandler),
+		Reporter: w, Lessor: w, Machine: Machine{CPUMilli: 2000, MemoryBytes: 1 << 30, Pods: 10}, Logger: slog.New(slog.DiscardHandler),
 	})
 	ctx, cancel := context.WithCancel(w.t.Context())
 	done := make(chan error, 1)
@@ -198,4 +198,14 @@ func (w *world) running(name string) []container.Status {
 func pass(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
+}
+
+// Lease grants all while there is a leader.
+func (w *world) Lease(_ context.Context, pods []string) ([]string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.deaf {
+		return nil, errNoLeader
+	}
+	return pods, nil
 }

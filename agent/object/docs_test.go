@@ -90,7 +90,7 @@ const docsTail = `
 | ` + "`" + LabelVoter + "`" + ` | Node | shown: ` + "`true`" + ` on a voter; set to ` + "`never`" + ` it keeps a node from voting |
 | ` + "`" + LabelLeader + "`" + ` | Node | shown: ` + "`true`" + ` on the leader |
 | ` + "`" + AnnotationRestarted + "`" + ` | template | when ` + "`skein restart`" + ` was last asked for |
-| ` + "`" + AnnotationExclusive + "`" + ` | Pod, template | later: never two at once, not even across a cut network |
+| ` + "`" + AnnotationExclusive + "`" + ` | Pod, template | ` + "`true`" + `: never two at once, not even across a cut network, see [fencing](fencing.md); it cannot be changed on a Pod, and a Deployment has one replica then, whose successor starts when it is gone |
 
 Every other key of skein.dev is the cluster's own, and unknown ones are refused.
 

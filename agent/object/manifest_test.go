@@ -191,7 +191,7 @@ func TestManifestErrors(t *testing.T) {
 		{"tier: front", "tier: 1"},
 		{"tier: front", "'no good': x"},
 		{"tier: front", "skein.dev/voter: never"},
-		{`team: "blue"`, `skein.dev/exclusive: "true"`},
+		{`team: "blue"`, `skein.dev/exclusive: "yes"`},
 		{`team: "blue"`, `skein.dev/exclusiv: "true"`},
 		{"matchLabels:\n      app: web", "matchLabels:\n      app: wob"},
 		{"selector:\n    matchLabels:\n      app: web\n", "selector: {}\n"},

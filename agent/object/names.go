@@ -27,7 +27,7 @@ const (
 	AnnotationApplied   = "skein.dev/applied"      // which keys the last manifest named, see Update
 	AnnotationRestarted = "skein.dev/restarted-at" // on a template: when a restart was asked for
 	AnnotationRevision  = "skein.dev/revision"     // on a Deployment: the number of its newest Revision
-	AnnotationExclusive = "skein.dev/exclusive"    // refused until leases exist
+	AnnotationExclusive = "skein.dev/exclusive"    // on a Pod or template: "true", it never runs twice at a time
 	annotationPrefix    = "skein.dev/"
 )
 
@@ -35,6 +35,7 @@ const (
 const (
 	ReasonAgentGone = "AgentGone" // the agent is down, its machine lives
 	ReasonNodeLost  = "NodeLost"  // the machine cannot be reached: its Pods are replaced
+	ReasonLeaseHeld = "LeaseHeld" // of a Pod: gone with its node, whose lease must run out
 	ReasonSuspect   = "Suspect"   // it misses beats: out of every Service, verdict pending
 )
 

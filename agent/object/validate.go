@@ -78,7 +78,7 @@ func (p *problems) labels(set map[string]string, path string) {
 }
 
 // ours are the annotations of skein.dev that objects may carry.
-var ours = []string{AnnotationKey, AnnotationAdvertise, AnnotationApplied, AnnotationRestarted, AnnotationRevision}
+var ours = []string{AnnotationKey, AnnotationAdvertise, AnnotationApplied, AnnotationRestarted, AnnotationRevision, AnnotationExclusive}
 
 func (p *problems) annotations(set map[string]string, path string) {
 	total := 0
@@ -88,7 +88,9 @@ func (p *problems) annotations(set map[string]string, path string) {
 		p.each(at, key, validation.IsQualifiedName(strings.ToLower(key)))
 		switch {
 		case key == AnnotationExclusive:
-			p.hint(at, "until then a second Pod may run for some seconds after a node is cut off", "%s", tellNotYet)
+			if v := set[key]; v != "true" {
+				p.hint(at, "remove it from a Pod that may run twice", "%q: want \"true\"", clip(v))
+			}
 		case strings.HasPrefix(key, annotationPrefix) && !slices.Contains(ours, key):
 			if near := nearest(key, ours); near != "" {
 				p.add(at, "unknown annotation of skein.dev; did you mean %s?", near)
@@ -123,6 +125,10 @@ func (p *problems) deployment(d *appsv1.Deployment) {
 		if strings.HasPrefix(key, annotationPrefix) {
 			p.add(keyed(template+".metadata.labels", key), "labels of skein.dev are the cluster's own")
 		}
+	}
+	if Exclusive(s.Template.Annotations) && *s.Replicas > 1 {
+		p.hint("spec.replicas", "make a Deployment for each, or remove the annotation "+AnnotationExclusive,
+			"%d: an exclusive Pod runs once", *s.Replicas)
 	}
 	p.pod(&s.Template.Spec, template+".spec")
 	if policy := s.Template.Spec.RestartPolicy; policy == corev1.RestartPolicyNever || policy == corev1.RestartPolicyOnFailure {

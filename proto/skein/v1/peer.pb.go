@@ -969,6 +969,94 @@ func (*ReportResponse) Descriptor() ([]byte, []int) {
 	return file_skein_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
+type LeaseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pods          []string               `protobuf:"bytes,1,rep,name=pods,proto3" json:"pods,omitempty"` // uids
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseRequest) Reset() {
+	*x = LeaseRequest{}
+	mi := &file_skein_v1_peer_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseRequest) ProtoMessage() {}
+
+func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_peer_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseRequest.ProtoReflect.Descriptor instead.
+func (*LeaseRequest) Descriptor() ([]byte, []int) {
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *LeaseRequest) GetPods() []string {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+type LeaseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Granted       []string               `protobuf:"bytes,1,rep,name=granted,proto3" json:"granted,omitempty"` // uids
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseResponse) Reset() {
+	*x = LeaseResponse{}
+	mi := &file_skein_v1_peer_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseResponse) ProtoMessage() {}
+
+func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_peer_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseResponse.ProtoReflect.Descriptor instead.
+func (*LeaseResponse) Descriptor() ([]byte, []int) {
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *LeaseResponse) GetGranted() []string {
+	if x != nil {
+		return x.Granted
+	}
+	return nil
+}
+
 type SuspectRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -982,7 +1070,7 @@ type SuspectRequest struct {
 
 func (x *SuspectRequest) Reset() {
 	*x = SuspectRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[15]
+	mi := &file_skein_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -994,7 +1082,7 @@ func (x *SuspectRequest) String() string {
 func (*SuspectRequest) ProtoMessage() {}
 
 func (x *SuspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[15]
+	mi := &file_skein_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1007,7 +1095,7 @@ func (x *SuspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectRequest.ProtoReflect.Descriptor instead.
 func (*SuspectRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SuspectRequest) GetNode() string {
@@ -1053,7 +1141,7 @@ type SuspectResponse struct {
 
 func (x *SuspectResponse) Reset() {
 	*x = SuspectResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[16]
+	mi := &file_skein_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1065,7 +1153,7 @@ func (x *SuspectResponse) String() string {
 func (*SuspectResponse) ProtoMessage() {}
 
 func (x *SuspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[16]
+	mi := &file_skein_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1078,7 +1166,7 @@ func (x *SuspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectResponse.ProtoReflect.Descriptor instead.
 func (*SuspectResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{16}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 type ProbeRequest struct {
@@ -1092,7 +1180,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[17]
+	mi := &file_skein_v1_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1104,7 +1192,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[17]
+	mi := &file_skein_v1_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1117,7 +1205,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{17}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ProbeRequest) GetNode() string {
@@ -1150,7 +1238,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[18]
+	mi := &file_skein_v1_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1250,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[18]
+	mi := &file_skein_v1_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1263,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{18}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ProbeResponse) GetResult() ProbeResult {
@@ -1194,7 +1282,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[19]
+	mi := &file_skein_v1_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1206,7 +1294,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[19]
+	mi := &file_skein_v1_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1219,7 +1307,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{19}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RenewRequest) GetPublicKey() []byte {
@@ -1238,7 +1326,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[20]
+	mi := &file_skein_v1_peer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1250,7 +1338,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[20]
+	mi := &file_skein_v1_peer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1263,7 +1351,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{20}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RenewResponse) GetCertificate() []byte {
@@ -1282,7 +1370,7 @@ type PrepareRequest struct {
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[21]
+	mi := &file_skein_v1_peer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +1382,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[21]
+	mi := &file_skein_v1_peer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +1395,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{21}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PrepareRequest) GetSealingKey() []byte {
@@ -1325,7 +1413,7 @@ type PrepareResponse struct {
 
 func (x *PrepareResponse) Reset() {
 	*x = PrepareResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[22]
+	mi := &file_skein_v1_peer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1337,7 +1425,7 @@ func (x *PrepareResponse) String() string {
 func (*PrepareResponse) ProtoMessage() {}
 
 func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[22]
+	mi := &file_skein_v1_peer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1350,7 +1438,7 @@ func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
 func (*PrepareResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{22}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{24}
 }
 
 type PodLogsRequest struct {
@@ -1369,7 +1457,7 @@ type PodLogsRequest struct {
 
 func (x *PodLogsRequest) Reset() {
 	*x = PodLogsRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[23]
+	mi := &file_skein_v1_peer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1381,7 +1469,7 @@ func (x *PodLogsRequest) String() string {
 func (*PodLogsRequest) ProtoMessage() {}
 
 func (x *PodLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[23]
+	mi := &file_skein_v1_peer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1394,7 +1482,7 @@ func (x *PodLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodLogsRequest.ProtoReflect.Descriptor instead.
 func (*PodLogsRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{23}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PodLogsRequest) GetNamespace() string {
@@ -1463,7 +1551,7 @@ type BlobRequest struct {
 
 func (x *BlobRequest) Reset() {
 	*x = BlobRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[24]
+	mi := &file_skein_v1_peer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1475,7 +1563,7 @@ func (x *BlobRequest) String() string {
 func (*BlobRequest) ProtoMessage() {}
 
 func (x *BlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[24]
+	mi := &file_skein_v1_peer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1488,7 +1576,7 @@ func (x *BlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlobRequest.ProtoReflect.Descriptor instead.
 func (*BlobRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{24}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *BlobRequest) GetDigest() string {
@@ -1515,7 +1603,7 @@ type BlobResponse struct {
 
 func (x *BlobResponse) Reset() {
 	*x = BlobResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[25]
+	mi := &file_skein_v1_peer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1527,7 +1615,7 @@ func (x *BlobResponse) String() string {
 func (*BlobResponse) ProtoMessage() {}
 
 func (x *BlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[25]
+	mi := &file_skein_v1_peer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1540,7 +1628,7 @@ func (x *BlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlobResponse.ProtoReflect.Descriptor instead.
 func (*BlobResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{25}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *BlobResponse) GetChunk() []byte {
@@ -1628,7 +1716,11 @@ const file_skein_v1_peer_proto_rawDesc = "" +
 	"\vnode_labels\x18\x04 \x01(\fR\n" +
 	"nodeLabels\x12\x1c\n" +
 	"\tadvertise\x18\x05 \x01(\tR\tadvertise\"\x10\n" +
-	"\x0eReportResponse\"\x85\x01\n" +
+	"\x0eReportResponse\"\"\n" +
+	"\fLeaseRequest\x12\x12\n" +
+	"\x04pods\x18\x01 \x03(\tR\x04pods\")\n" +
+	"\rLeaseResponse\x12\x18\n" +
+	"\agranted\x18\x01 \x03(\tR\agranted\"\x85\x01\n" +
 	"\x0eSuspectRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x18\n" +
@@ -1671,11 +1763,12 @@ const file_skein_v1_peer_proto_rawDesc = "" +
 	"\x18PROBE_RESULT_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12PROBE_RESULT_ALIVE\x10\x01\x12\x1b\n" +
 	"\x17PROBE_RESULT_AGENT_GONE\x10\x02\x12\x17\n" +
-	"\x13PROBE_RESULT_SILENT\x10\x032\xf6\x05\n" +
+	"\x13PROBE_RESULT_SILENT\x10\x032\xb0\x06\n" +
 	"\vPeerService\x12=\n" +
 	"\x06Follow\x12\x17.skein.v1.FollowRequest\x1a\x18.skein.v1.FollowResponse0\x01\x12;\n" +
 	"\x06Leader\x12\x17.skein.v1.LeaderRequest\x1a\x18.skein.v1.LeaderResponse\x12;\n" +
-	"\x06Report\x12\x17.skein.v1.ReportRequest\x1a\x18.skein.v1.ReportResponse\x12>\n" +
+	"\x06Report\x12\x17.skein.v1.ReportRequest\x1a\x18.skein.v1.ReportResponse\x128\n" +
+	"\x05Lease\x12\x16.skein.v1.LeaseRequest\x1a\x17.skein.v1.LeaseResponse\x12>\n" +
 	"\aSuspect\x12\x18.skein.v1.SuspectRequest\x1a\x19.skein.v1.SuspectResponse\x128\n" +
 	"\x05Probe\x12\x16.skein.v1.ProbeRequest\x1a\x17.skein.v1.ProbeResponse\x127\n" +
 	"\x06Enroll\x12\x15.skein.v1.JoinRequest\x1a\x16.skein.v1.JoinResponse\x128\n" +
@@ -1704,7 +1797,7 @@ func file_skein_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_skein_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_skein_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_skein_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_skein_v1_peer_proto_goTypes = []any{
 	(ProbeResult)(0),            // 0: skein.v1.ProbeResult
 	(*EpochRequest)(nil),        // 1: skein.v1.EpochRequest
@@ -1722,64 +1815,68 @@ var file_skein_v1_peer_proto_goTypes = []any{
 	(*PodStatus)(nil),           // 13: skein.v1.PodStatus
 	(*ReportRequest)(nil),       // 14: skein.v1.ReportRequest
 	(*ReportResponse)(nil),      // 15: skein.v1.ReportResponse
-	(*SuspectRequest)(nil),      // 16: skein.v1.SuspectRequest
-	(*SuspectResponse)(nil),     // 17: skein.v1.SuspectResponse
-	(*ProbeRequest)(nil),        // 18: skein.v1.ProbeRequest
-	(*ProbeResponse)(nil),       // 19: skein.v1.ProbeResponse
-	(*RenewRequest)(nil),        // 20: skein.v1.RenewRequest
-	(*RenewResponse)(nil),       // 21: skein.v1.RenewResponse
-	(*PrepareRequest)(nil),      // 22: skein.v1.PrepareRequest
-	(*PrepareResponse)(nil),     // 23: skein.v1.PrepareResponse
-	(*PodLogsRequest)(nil),      // 24: skein.v1.PodLogsRequest
-	(*BlobRequest)(nil),         // 25: skein.v1.BlobRequest
-	(*BlobResponse)(nil),        // 26: skein.v1.BlobResponse
-	(*v1.Object)(nil),           // 27: log.v1.Object
-	(*v1.Key)(nil),              // 28: log.v1.Key
-	(*ExecRequest)(nil),         // 29: skein.v1.ExecRequest
-	(*ImportImageRequest)(nil),  // 30: skein.v1.ImportImageRequest
-	(*LogsResponse)(nil),        // 31: skein.v1.LogsResponse
-	(*ExecResponse)(nil),        // 32: skein.v1.ExecResponse
-	(*ImportImageResponse)(nil), // 33: skein.v1.ImportImageResponse
+	(*LeaseRequest)(nil),        // 16: skein.v1.LeaseRequest
+	(*LeaseResponse)(nil),       // 17: skein.v1.LeaseResponse
+	(*SuspectRequest)(nil),      // 18: skein.v1.SuspectRequest
+	(*SuspectResponse)(nil),     // 19: skein.v1.SuspectResponse
+	(*ProbeRequest)(nil),        // 20: skein.v1.ProbeRequest
+	(*ProbeResponse)(nil),       // 21: skein.v1.ProbeResponse
+	(*RenewRequest)(nil),        // 22: skein.v1.RenewRequest
+	(*RenewResponse)(nil),       // 23: skein.v1.RenewResponse
+	(*PrepareRequest)(nil),      // 24: skein.v1.PrepareRequest
+	(*PrepareResponse)(nil),     // 25: skein.v1.PrepareResponse
+	(*PodLogsRequest)(nil),      // 26: skein.v1.PodLogsRequest
+	(*BlobRequest)(nil),         // 27: skein.v1.BlobRequest
+	(*BlobResponse)(nil),        // 28: skein.v1.BlobResponse
+	(*v1.Object)(nil),           // 29: log.v1.Object
+	(*v1.Key)(nil),              // 30: log.v1.Key
+	(*ExecRequest)(nil),         // 31: skein.v1.ExecRequest
+	(*ImportImageRequest)(nil),  // 32: skein.v1.ImportImageRequest
+	(*LogsResponse)(nil),        // 33: skein.v1.LogsResponse
+	(*ExecResponse)(nil),        // 34: skein.v1.ExecResponse
+	(*ImportImageResponse)(nil), // 35: skein.v1.ImportImageResponse
 }
 var file_skein_v1_peer_proto_depIdxs = []int32{
 	3,  // 0: skein.v1.EpochResponse.epoch:type_name -> skein.v1.SignedEpoch
 	7,  // 1: skein.v1.JoinResponse.peers:type_name -> skein.v1.Peer
 	8,  // 2: skein.v1.FollowRequest.selectors:type_name -> skein.v1.Selector
-	27, // 3: skein.v1.FollowResponse.puts:type_name -> log.v1.Object
-	28, // 4: skein.v1.FollowResponse.deletes:type_name -> log.v1.Key
+	29, // 3: skein.v1.FollowResponse.puts:type_name -> log.v1.Object
+	30, // 4: skein.v1.FollowResponse.deletes:type_name -> log.v1.Key
 	7,  // 5: skein.v1.LeaderResponse.voters:type_name -> skein.v1.Peer
 	13, // 6: skein.v1.ReportRequest.pods:type_name -> skein.v1.PodStatus
 	0,  // 7: skein.v1.ProbeResponse.result:type_name -> skein.v1.ProbeResult
 	9,  // 8: skein.v1.PeerService.Follow:input_type -> skein.v1.FollowRequest
 	11, // 9: skein.v1.PeerService.Leader:input_type -> skein.v1.LeaderRequest
 	14, // 10: skein.v1.PeerService.Report:input_type -> skein.v1.ReportRequest
-	16, // 11: skein.v1.PeerService.Suspect:input_type -> skein.v1.SuspectRequest
-	18, // 12: skein.v1.PeerService.Probe:input_type -> skein.v1.ProbeRequest
-	5,  // 13: skein.v1.PeerService.Enroll:input_type -> skein.v1.JoinRequest
-	20, // 14: skein.v1.PeerService.Renew:input_type -> skein.v1.RenewRequest
-	22, // 15: skein.v1.PeerService.Prepare:input_type -> skein.v1.PrepareRequest
-	24, // 16: skein.v1.PeerService.PodLogs:input_type -> skein.v1.PodLogsRequest
-	29, // 17: skein.v1.PeerService.PodExec:input_type -> skein.v1.ExecRequest
-	25, // 18: skein.v1.PeerService.Blob:input_type -> skein.v1.BlobRequest
-	30, // 19: skein.v1.PeerService.PeerImport:input_type -> skein.v1.ImportImageRequest
-	5,  // 20: skein.v1.JoinService.Join:input_type -> skein.v1.JoinRequest
-	1,  // 21: skein.v1.JoinService.Epoch:input_type -> skein.v1.EpochRequest
-	10, // 22: skein.v1.PeerService.Follow:output_type -> skein.v1.FollowResponse
-	12, // 23: skein.v1.PeerService.Leader:output_type -> skein.v1.LeaderResponse
-	15, // 24: skein.v1.PeerService.Report:output_type -> skein.v1.ReportResponse
-	17, // 25: skein.v1.PeerService.Suspect:output_type -> skein.v1.SuspectResponse
-	19, // 26: skein.v1.PeerService.Probe:output_type -> skein.v1.ProbeResponse
-	6,  // 27: skein.v1.PeerService.Enroll:output_type -> skein.v1.JoinResponse
-	21, // 28: skein.v1.PeerService.Renew:output_type -> skein.v1.RenewResponse
-	23, // 29: skein.v1.PeerService.Prepare:output_type -> skein.v1.PrepareResponse
-	31, // 30: skein.v1.PeerService.PodLogs:output_type -> skein.v1.LogsResponse
-	32, // 31: skein.v1.PeerService.PodExec:output_type -> skein.v1.ExecResponse
-	26, // 32: skein.v1.PeerService.Blob:output_type -> skein.v1.BlobResponse
-	33, // 33: skein.v1.PeerService.PeerImport:output_type -> skein.v1.ImportImageResponse
-	6,  // 34: skein.v1.JoinService.Join:output_type -> skein.v1.JoinResponse
-	2,  // 35: skein.v1.JoinService.Epoch:output_type -> skein.v1.EpochResponse
-	22, // [22:36] is the sub-list for method output_type
-	8,  // [8:22] is the sub-list for method input_type
+	16, // 11: skein.v1.PeerService.Lease:input_type -> skein.v1.LeaseRequest
+	18, // 12: skein.v1.PeerService.Suspect:input_type -> skein.v1.SuspectRequest
+	20, // 13: skein.v1.PeerService.Probe:input_type -> skein.v1.ProbeRequest
+	5,  // 14: skein.v1.PeerService.Enroll:input_type -> skein.v1.JoinRequest
+	22, // 15: skein.v1.PeerService.Renew:input_type -> skein.v1.RenewRequest
+	24, // 16: skein.v1.PeerService.Prepare:input_type -> skein.v1.PrepareRequest
+	26, // 17: skein.v1.PeerService.PodLogs:input_type -> skein.v1.PodLogsRequest
+	31, // 18: skein.v1.PeerService.PodExec:input_type -> skein.v1.ExecRequest
+	27, // 19: skein.v1.PeerService.Blob:input_type -> skein.v1.BlobRequest
+	32, // 20: skein.v1.PeerService.PeerImport:input_type -> skein.v1.ImportImageRequest
+	5,  // 21: skein.v1.JoinService.Join:input_type -> skein.v1.JoinRequest
+	1,  // 22: skein.v1.JoinService.Epoch:input_type -> skein.v1.EpochRequest
+	10, // 23: skein.v1.PeerService.Follow:output_type -> skein.v1.FollowResponse
+	12, // 24: skein.v1.PeerService.Leader:output_type -> skein.v1.LeaderResponse
+	15, // 25: skein.v1.PeerService.Report:output_type -> skein.v1.ReportResponse
+	17, // 26: skein.v1.PeerService.Lease:output_type -> skein.v1.LeaseResponse
+	19, // 27: skein.v1.PeerService.Suspect:output_type -> skein.v1.SuspectResponse
+	21, // 28: skein.v1.PeerService.Probe:output_type -> skein.v1.ProbeResponse
+	6,  // 29: skein.v1.PeerService.Enroll:output_type -> skein.v1.JoinResponse
+	23, // 30: skein.v1.PeerService.Renew:output_type -> skein.v1.RenewResponse
+	25, // 31: skein.v1.PeerService.Prepare:output_type -> skein.v1.PrepareResponse
+	33, // 32: skein.v1.PeerService.PodLogs:output_type -> skein.v1.LogsResponse
+	34, // 33: skein.v1.PeerService.PodExec:output_type -> skein.v1.ExecResponse
+	28, // 34: skein.v1.PeerService.Blob:output_type -> skein.v1.BlobResponse
+	35, // 35: skein.v1.PeerService.PeerImport:output_type -> skein.v1.ImportImageResponse
+	6,  // 36: skein.v1.JoinService.Join:output_type -> skein.v1.JoinResponse
+	2,  // 37: skein.v1.JoinService.Epoch:output_type -> skein.v1.EpochResponse
+	23, // [23:38] is the sub-list for method output_type
+	8,  // [8:23] is the sub-list for method input_type
 	8,  // [8:8] is the sub-list for extension type_name
 	8,  // [8:8] is the sub-list for extension extendee
 	0,  // [0:8] is the sub-list for field type_name
@@ -1797,7 +1894,7 @@ func file_skein_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skein_v1_peer_proto_rawDesc), len(file_skein_v1_peer_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   26,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

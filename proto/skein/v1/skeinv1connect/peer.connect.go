@@ -32,6 +32,8 @@ const (
 	PeerServiceLeaderProcedure = "/skein.v1.PeerService/Leader"
 	// PeerServiceReportProcedure is the procedure name of the PeerService's Report RPC.
 	PeerServiceReportProcedure = "/skein.v1.PeerService/Report"
+	// PeerServiceLeaseProcedure is the procedure name of the PeerService's Lease RPC.
+	PeerServiceLeaseProcedure = "/skein.v1.PeerService/Lease"
 	// PeerServiceSuspectProcedure is the procedure name of the PeerService's Suspect RPC.
 	PeerServiceSuspectProcedure = "/skein.v1.PeerService/Suspect"
 	// PeerServiceProbeProcedure is the procedure name of the PeerService's Probe RPC.
@@ -76,6 +78,13 @@ var (
 			StreamType: connect.StreamTypeUnary,
 			Schema:     v1.File_skein_v1_peer_proto.Services().ByName("PeerService").Methods().ByName("Report"),
 			Procedure:  PeerServiceReportProcedure,
+		}
+	})
+	peerServiceLeaseSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_skein_v1_peer_proto.Services().ByName("PeerService").Methods().ByName("Lease"),
+			Procedure:  PeerServiceLeaseProcedure,
 		}
 	})
 	peerServiceSuspectSpec = sync.OnceValue(func() connect.Spec {
@@ -152,6 +161,9 @@ type PeerServiceClient interface {
 	Leader(context.Context, *v1.LeaderRequest) (*v1.LeaderResponse, error)
 	// Report brings the leader what a node says of itself and of its own Pods.
 	Report(context.Context, *v1.ReportRequest) (*v1.ReportResponse, error)
+	// Lease grants the caller leases of its own exclusive Pods, if a quorum
+	// confirms the leader after it was asked.
+	Lease(context.Context, *v1.LeaseRequest) (*v1.LeaseResponse, error)
 	// Suspect tells the leader that the caller misses the beats of a node.
 	Suspect(context.Context, *v1.SuspectRequest) (*v1.SuspectResponse, error)
 	// Probe asks the callee to try to reach a node by fresh datagrams.
@@ -311,6 +323,9 @@ type PeerServiceHandler interface {
 	Leader(context.Context, *v1.LeaderRequest) (*v1.LeaderResponse, error)
 	// Report brings the leader what a node says of itself and of its own Pods.
 	Report(context.Context, *v1.ReportRequest) (*v1.ReportResponse, error)
+	// Lease grants the caller leases of its own exclusive Pods, if a quorum
+	// confirms the leader after it was asked.
+	Lease(context.Context, *v1.LeaseRequest) (*v1.LeaseResponse, error)
 	// Suspect tells the leader that the caller misses the beats of a node.
 	Suspect(context.Context, *v1.SuspectRequest) (*v1.SuspectResponse, error)
 	// Probe asks the callee to try to reach a node by fresh datagrams.
@@ -337,6 +352,7 @@ func RegisterPeerServiceHandler(server *connect.Server, svc PeerServiceHandler) 
 		connect.Method{Spec: peerServiceFollowSpec(), Handler: adapter.follow},
 		connect.Method{Spec: peerServiceLeaderSpec(), Handler: adapter.leader},
 		connect.Method{Spec: peerServiceReportSpec(), Handler: adapter.report},
+		connect.Method{Spec: peerServiceLeaseSpec(), Handler: adapter.lease},
 		connect.Method{Spec: peerServiceSuspectSpec(), Handler: adapter.suspect},
 		connect.Method{Spec: peerServiceProbeSpec(), Handler: adapter.probe},
 		connect.Method{Spec: peerServiceEnrollSpec(), Handler: adapter.enroll},
@@ -447,6 +463,10 @@ func (UnimplementedPeerServiceHandler) Report(context.Context, *v1.ReportRequest
 	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.PeerService.Report is not implemented")
 }
 
+func (UnimplementedPeerServiceHandler) Lease(context.Context, *v1.LeaseRequest) (*v1.LeaseResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.PeerService.Lease is not implemented")
+}
+
 func (UnimplementedPeerServiceHandler) Suspect(context.Context, *v1.SuspectRequest) (*v1.SuspectResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.PeerService.Suspect is not implemented")
 }
@@ -506,6 +526,14 @@ func (c *peerServiceClient) Leader(ctx context.Context, req *v1.LeaderRequest) (
 func (c *peerServiceClient) Report(ctx context.Context, req *v1.ReportRequest) (*v1.ReportResponse, error) {
 	var res v1.ReportResponse
 	if err := c.client.CallUnary(ctx, peerServiceReportSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *peerServiceClient) Lease(ctx context.Context, req *v1.LeaseRequest) (*v1.LeaseResponse, error) {
+	var res v1.LeaseResponse
+	if err := c.client.CallUnary(ctx, peerServiceLeaseSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -611,6 +639,18 @@ func (h peerServiceHandler) report(ctx context.Context, _ connect.Spec, stream c
 		return err
 	}
 	res, err := h.svc.Report(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h peerServiceHandler) lease(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.LeaseRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Lease(ctx, &req)
 	if err != nil {
 		return err
 	}
