@@ -332,6 +332,8 @@ func (a *Agent) voters() []identity.Peer {
 func (a *Agent) watchPeers(ctx context.Context) error {
 	watch := a.replica.Store().Changed(state.Selector{Kind: object.KindNode})
 	defer watch.Close()
+	again := time.NewTimer(votersEvery)
+	defer again.Stop()
 	names := ""
 	for {
 		peers := a.everybody()
@@ -340,17 +342,25 @@ func (a *Agent) watchPeers(ctx context.Context) error {
 			names = now
 			a.gossip.Refresh()
 			a.ports.mux.Recheck()
-			if err := a.id.SetPeers(a.voters()); err != nil {
+		}
+		if voters := a.voters(); len(voters) > 0 { // raft that is just starting names nobody
+			if err := a.id.SetPeers(voters); err != nil {
 				a.log.Warn("cannot remember the voters", "err", err)
 			}
 		}
+		again.Reset(votersEvery)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-watch.C():
+		case <-again.C:
 		}
 	}
 }
+
+// votersEvery bounds how late a change of voters, of which no object tells, is
+// remembered for the next start. It costs a write only when they have changed.
+const votersEvery = 5 * time.Second
 
 func compareNames(a, b string) int {
 	switch {

@@ -2,11 +2,13 @@ package agenttest
 
 import (
 	"context"
+	"path/filepath"
 	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/skein-dev/skein/agent/identity"
 	"github.com/skein-dev/skein/consensus"
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
 )
@@ -73,5 +75,23 @@ func TestAVoterThatLostItsVoteWhileItWasOffIsWellAgain(t *testing.T) {
 		})
 		c.Start(gone)
 		c.eventually(time.Minute, "all is well", c.settled)
+	})
+}
+
+// The first machine of a cluster remembered no other for its next start, because
+// nobody voted yet when they joined. When it was put out of raft meanwhile, it
+// had nobody left to ask.
+func TestTheFirstMachineRemembersTheVoters(t *testing.T) {
+	inCluster(t, 3, func(c *Cluster) {
+		c.eventually(time.Minute, "three vote", c.settled)
+		time.Sleep(10 * time.Second)
+		id, err := identity.Load(filepath.Join(c.machines[0].dir, "identity"))
+		if err != nil {
+			c.fail("%v", err)
+			return
+		}
+		if got := len(id.Peers()); got != 2 {
+			c.fail("it remembers %d voters, want the 2 others", got)
+		}
 	})
 }

@@ -3,6 +3,8 @@ package agenttest
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -78,6 +80,14 @@ func (c *Cluster) recover(work *users) {
 	} {
 		if !c.eventually(healPatience, last.what, last.why) {
 			c.trace.goroutines()
+			for _, m := range c.machines {
+				text, err := os.ReadFile(filepath.Join(m.dir, "identity", "identity.json"))
+				c.trace.add(m.Name, "identity %v %s", err, text)
+				if m.run != nil && m.run.current() != nil {
+					list, index, err := m.run.current().Consensus().Members()
+					c.trace.add(m.Name, "members %v %d %v", list, index, err)
+				}
+			}
 			break
 		}
 	}
