@@ -103,7 +103,7 @@ file_of() {
 limits() {
 	busybox_image $state/busybox.tar
 	check "an image is imported" skein image import $state/busybox.tar
-	pod eater 64Mi 1 'exec tail /dev/zero' >$state/eater.yaml
+	pod eater 64Mi 100m 'exec tail /dev/zero' >$state/eater.yaml
 	pod spinner 64Mi 200m 'while :; do :; done' >$state/spinner.yaml
 	check "two Pods with limits are accepted" skein apply -f $state/eater.yaml -f $state/spinner.yaml
 	oom() { skein get pod eater -o json | grep -q '"OOMKilled"'; }
@@ -211,7 +211,6 @@ after_boot() {
 	echo "$1" >$state/phase
 	cat /proc/sys/kernel/random/boot_id >$state/boot
 	skein get pods -o json | grep '"uid"' | sort >$state/uids
-	echo "$SECONDS" >/dev/null
 	sync
 	case $1 in
 	reboot)
@@ -259,19 +258,28 @@ unit_test() {
 	return $code
 }
 
-case $(cat $state/phase 2>/dev/null) in
-'') first_boot ;;
-reboot)
-	booted reboot
-	after_boot power
-	;;
-power)
-	booted "power loss"
-	check "systemctl stop" systemctl stop skein
-	check "nothing is left of skein after cleanup" skeind cleanup --yes
-	runtime_tests
+finish() {
 	sync
 	echo done
 	systemctl poweroff --force --force
+}
+
+only=$(sed -n 's/.*vmtest\.only=\([a-z]*\).*/\1/p' /proc/cmdline)
+case $only/$(cat $state/phase 2>/dev/null) in
+runtime/*)
+	runtime_tests
+	finish
+	;;
+*/) first_boot ;;
+*/reboot)
+	booted reboot
+	after_boot power
+	;;
+*/power)
+	booted "power loss"
+	check "systemctl stop" systemctl stop skein
+	check "nothing is left of skein after cleanup" skeind cleanup --yes
+	[[ $only == service ]] || runtime_tests
+	finish
 	;;
 esac

@@ -8,6 +8,7 @@ cd "$(dirname "$0")/../../.."
 here=agent/lab/vm
 cache=.cache/vm
 limit=${VM_LIMIT:-1500} # seconds for all of it
+only=${VM_ONLY:-all}     # or: service, runtime
 
 key=$(cat $here/image.sh $here/*.service | sha256sum | cut -c1-12)
 if [[ ! -f $cache/$key/root.img ]]; then
@@ -44,7 +45,8 @@ build -ldflags '-s -w -X main.version=vm-next' -o "$in/bin/skeind-next" ./agent/
 build -ldflags '-s -w' -o "$in/built/skeeper" ./runtime/keeper/skeeper
 build -ldflags '-s -w' -o "$in/built/prog" ./runtime/runc/testdata/prog
 go list -deps ./runtime/keeper/skeeper >"$in/built/deps"
-for dir in $(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' ./runtime/...); do
+pattern=${VM_TESTS:-./runtime/...}
+for dir in $(go list -f '{{if or .TestGoFiles .XTestGoFiles}}{{.ImportPath}}{{end}}' $pattern); do
 	dir=${dir#*/skein/}
 	mkdir -p "$in/src/$dir"
 	CGO_ENABLED=0 go test -c -trimpath -buildvcs=false -ldflags '-s -w' -o "$in/src/$dir/test" "./$dir"
@@ -62,7 +64,7 @@ mkfifo "$work/said"
 timeout "$limit" qemu-system-x86_64 -nodefaults -no-user-config -display none \
 	-machine "q35,accel=${VM_ACCEL:-tcg}" -cpu max -smp "${VM_CPUS:-1}" -m 2048 -nic none \
 	-kernel "$cache/$key/vmlinuz" -initrd "$cache/$key/initrd" \
-	-append 'root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0 mitigations=off panic=-1' \
+	-append 'root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0 mitigations=off panic=-1 vmtest.only='"$only" \
 	-drive "file=$work/root.qcow2,if=virtio,format=qcow2,cache=unsafe" \
 	-drive "file=$work/in.img,if=virtio,format=raw,readonly=on" \
 	-device virtio-rng-pci \
@@ -81,5 +83,6 @@ while IFS= read -r line; do
 	printf '%4d s  %s\n' "$((SECONDS - began))" "$line"
 done <"$work/said"
 printf 'vm-test: %d passed, %d failed in %d s\n' "$passed" "$failed" "$((SECONDS - began))"
+[[ ! $complete ]] || timeout 20 tail --pid="$qemu" -f /dev/null || true # it is about to go
 [[ $complete ]] || { echo "vm-test: the machine ended, or its $limit s were over, before the test did" >&2; exit 1; }
 ((failed == 0))
