@@ -170,6 +170,25 @@ fuzz: payload ## every fuzz target for FUZZTIME (30s) each
 		done || exit 1; \
 	done
 
+# SEED repeats one simulation, RUNS says how often, or how many seeds from FROM on.
+# Failures leave their events in .cache/sim.
+SIM = mkdir -p $(CACHE)/sim && CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 ./agent/agenttest -v -run '^TestSimulation$$' -keep $(CACHE)/sim
+SEED ?= 0
+FROM ?= 1
+RUNS ?= $(if $(filter-out 0,$(SEED)),10,100)
+
+.PHONY: sim
+sim: ## whole clusters in virtual time: SEED=n repeats one, RUNS=n says how many
+	$(SIM) -seed $(SEED) -from $(FROM) -runs $(RUNS)
+
+.PHONY: soak
+soak: ## simulate until told to stop, or until something fails
+	@from=$$(date +%s); while $(SIM) -from $$from -runs 50 | tail -3; do from=$$((from + 50)); done
+
+.PHONY: sim-bugs
+sim-bugs: ## plant bugs one by one, and see after how many simulations each is found
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 ./agent/agenttest -v -run '^TestPlantedBugsAreFound$$' -plant
+
 .PHONY: bench
 bench: root deps payload ## benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...

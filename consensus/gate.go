@@ -173,9 +173,18 @@ type gatedPipeline struct {
 	gate *gate
 }
 
+// pipelinePatience is how long one append may wait for room in its pipeline.
+const pipelinePatience = 3 * time.Second
+
+// AppendEntries closes a pipeline that does not move. The library's stops reading
+// answers once a follower refuses an entry or its leader steps down, while the
+// sender may wait for room that only read answers make: both wait for ever, the
+// follower gets nothing more, and raft cannot be stopped.
 func (p gatedPipeline) AppendEntries(req *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
 	if err := p.gate.pass(); err != nil {
 		return nil, err
 	}
+	stuck := time.AfterFunc(pipelinePatience, func() { _ = p.Close() }) // the sender is told by its own call
+	defer stuck.Stop()
 	return p.AppendPipeline.AppendEntries(req, resp)
 }

@@ -214,11 +214,26 @@ func (c *Cluster) Stop() {
 	}
 	for _, m := range c.machines {
 		for _, l := range m.past {
-			<-l.ended
+			c.awaitEnd(m, l)
 		}
 		c.net.Crash(m.addr.Addr())
 	}
 	time.Sleep(5 * time.Minute) // whatever idles times out
+}
+
+// awaitEnd waits for an agent to end, which has to be within a minute: raft and
+// all calls in flight have their own patience. One that does not end would keep
+// the bubble for ever.
+func (c *Cluster) awaitEnd(m *Machine, l *life) {
+	patience := time.NewTimer(time.Minute)
+	defer patience.Stop()
+	select {
+	case <-l.ended:
+	case <-patience.C:
+		c.trace.goroutines()
+		c.fail("an agent of %s does not end", m.Name)
+		panic("an agent does not end; its events:\n" + c.trace.String())
+	}
 }
 
 // heal mends network and disks, and ends every pause.

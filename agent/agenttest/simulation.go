@@ -3,8 +3,6 @@ package agenttest
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -36,7 +34,7 @@ func simulate(t *testing.T, seed uint64) (problems []string, events *trace) {
 		c.Stop()
 	})
 	if work != nil {
-		if err := work.history.check(time.Minute); err != nil {
+		if err := work.history.check(20 * time.Second); err != nil {
 			c.fail("%v", err)
 		}
 	}
@@ -80,14 +78,6 @@ func (c *Cluster) recover(work *users) {
 	} {
 		if !c.eventually(healPatience, last.what, last.why) {
 			c.trace.goroutines()
-			for _, m := range c.machines {
-				text, err := os.ReadFile(filepath.Join(m.dir, "identity", "identity.json"))
-				c.trace.add(m.Name, "identity %v %s", err, text)
-				if m.run != nil && m.run.current() != nil {
-					list, index, err := m.run.current().Consensus().Members()
-					c.trace.add(m.Name, "members %v %d %v", list, index, err)
-				}
-			}
 			break
 		}
 	}

@@ -34,6 +34,13 @@ func (t *trace) goroutines() {
 	t.add("STACKS", "%s", stacks[:runtime.Stack(stacks, true)])
 }
 
+// String is all of it.
+func (t *trace) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.text.String()
+}
+
 // save writes it to a file.
 func (t *trace) save(path string) error {
 	t.mu.Lock()
