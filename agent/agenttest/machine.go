@@ -41,13 +41,12 @@ type Machine struct {
 	driver  *containertest.Driver
 	starts  int
 
-	disk    *disk
-	dir     string
-	power   bool
-	paused  bool
-	removed bool    // from the cluster, by a person
-	run     *life   // of the present agent, nil: none runs
-	past    []*life // every one there ever was
+	disk   *disk
+	dir    string
+	power  bool
+	paused bool
+	run    *life   // of the present agent, nil: none runs
+	past   []*life // every one there ever was
 }
 
 // A life is one agent from its start to its end. Once it is dead nothing it does

@@ -188,7 +188,7 @@ func (u *users) deploy(ctx context.Context, random *rand.Rand, number int) {
 		replicas, version := random.IntN(6), 1+random.IntN(3)
 		u.with(ctx, random, number, func(ctx context.Context, p *person) {
 			var err error
-			what := ""
+			var what string
 			switch random.IntN(10) {
 			case 0:
 				what = "deleted"
