@@ -174,7 +174,7 @@ func config(c *cli.Context) (agent.Config, error) {
 		CgroupParent: c.String("cgroup-parent"), DemoImages: c.Bool("demo-images"),
 		UnpackArgs: []string{self, unpackVerb}, RuncVersion: payload.RuncVersion,
 		Version: version, Logger: log, Labels: map[string]string{},
-		Announcement: func(text string) { fmt.Println(text) },
+		Announcement: announce,
 	}
 	if cfg.Listen, err = address("listen", c.String("listen")); err != nil {
 		return cfg, err
@@ -195,6 +195,15 @@ func config(c *cli.Context) (agent.Config, error) {
 		err = nil // a token is for joining, and who has joined may remove it
 	}
 	return cfg, err
+}
+
+// announce tells whoever started this program by hand. What it says holds a
+// token, and a journal keeps everything for many eyes.
+func announce(text string) {
+	if os.Getenv("JOURNAL_STREAM") != "" {
+		text = `This machine is the first of a new cluster. "skein token create" prints the line for the others.`
+	}
+	fmt.Println(text)
 }
 
 func token(c *cli.Context) (string, error) {

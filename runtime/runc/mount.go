@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -61,7 +63,11 @@ func mount(m container.Mount, target string) error {
 	}
 	text := strings.Join(data, ",")
 	if m.Type == "overlay" && len(text) >= os.Getpagesize() {
-		return mountOverlay(m.Source, data, flags, target)
+		err := mountOverlay(m.Source, data, flags, target)
+		if errors.Is(err, errNotOneByOne) {
+			err = mountByDescriptor(m.Source, data, flags, target)
+		}
+		return err
 	}
 	kind := m.Type
 	if flags&unix.MS_BIND != 0 {
@@ -78,7 +84,8 @@ func mount(m container.Mount, target string) error {
 }
 
 // mountOverlay mounts more layers than fit into the page that mount(2) has for
-// options: they are handed over one by one, as Linux 6.8 and later allow.
+// options: they are handed over one by one, as Linux 6.8 and later allow. Others
+// answer errNotOneByOne.
 func mountOverlay(source string, data []string, flags uintptr, target string) error {
 	fsfd, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
@@ -100,7 +107,10 @@ func mountOverlay(source string, data []string, flags uintptr, target string) er
 			} else {
 				err = unix.FsconfigSetString(fsfd, k, v)
 			}
-			if err != nil {
+			switch {
+			case k == "lowerdir+" && errors.Is(err, unix.EINVAL):
+				return errNotOneByOne
+			case err != nil:
 				return fmt.Errorf("option %s: %w", k, err)
 			}
 		}
@@ -123,6 +133,35 @@ func mountOverlay(source string, data []string, flags uintptr, target string) er
 	}
 	defer unix.Close(fd)
 	return unix.MoveMount(fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+var errNotOneByOne = errors.New("this kernel does not take layers one by one")
+
+// mountByDescriptor is mountOverlay for kernels before 6.8: it names each layer
+// by a descriptor of this process, in so few bytes that more than 200 fit.
+func mountByDescriptor(source string, data []string, flags uintptr, target string) error {
+	for i, option := range data {
+		layers, ok := strings.CutPrefix(option, "lowerdir=")
+		if !ok {
+			continue
+		}
+		var short []string
+		for dir := range strings.SplitSeq(layers, ":") {
+			fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return &fs.PathError{Op: "open layer", Path: dir, Err: err}
+			}
+			defer unix.Close(fd)
+			short = append(short, "/proc/self/fd/"+strconv.Itoa(fd))
+		}
+		data = slices.Clone(data)
+		data[i] = "lowerdir=" + strings.Join(short, ":")
+	}
+	text := strings.Join(data, ",")
+	if len(text) >= os.Getpagesize() {
+		return errors.New("more layers than this kernel takes")
+	}
+	return unix.Mount(source, target, "overlay", flags, text)
 }
 
 // unmountAll takes away all that is mounted at a path, however often.

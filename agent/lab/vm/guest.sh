@@ -139,6 +139,8 @@ first_boot() {
 	check "once started, it serves" skein status
 	serving() { systemctl show -p StatusText --value skein | grep -q '^serving'; }
 	check "systemctl status says so" serving
+	secret() { ! journalctl -q -u skein | grep -q 'skein1-'; }
+	check "the journal holds no token" secret
 	check "the watchdog is on" same 30s "$(systemctl show -p WatchdogUSec --value skein)"
 	check "two Pods start" skein run web --image skein/demo:v1 --replicas 2 --memory 64Mi --cpu 200m --timeout 3m
 	check "the agent is in the unit's group" same /system.slice/skein.service "$(group_of "$(agent_pid)")"
@@ -258,6 +260,16 @@ unit_test() {
 	return $code
 }
 
+# lab is a cluster of three in namespaces of this machine.
+lab() {
+	install -m 0755 $in/bin/skeind $in/bin/skein /usr/local/bin/
+	check "lab: three machines" skeind lab up
+	check "lab: three Pods on them" skein run web --image skein/demo:v1 --replicas 3 --memory 32Mi --cpu 50m --timeout 3m
+	check "lab: limits are enabled where containers are" grep -qw memory /sys/fs/cgroup/skein-lab/*/n1/cgroup.subtree_control
+	check "lab: down" skeind lab down
+	check "lab: no group is left" test ! -e /sys/fs/cgroup/skein-lab
+}
+
 finish() {
 	sync
 	echo done
@@ -270,6 +282,10 @@ runtime/*)
 	runtime_tests
 	finish
 	;;
+lab/*)
+	lab
+	finish
+	;;
 */) first_boot ;;
 */reboot)
 	booted reboot
@@ -279,7 +295,10 @@ runtime/*)
 	booted "power loss"
 	check "systemctl stop" systemctl stop skein
 	check "nothing is left of skein after cleanup" skeind cleanup --yes
-	[[ $only == service ]] || runtime_tests
+	if [[ $only == all ]]; then
+		lab
+		runtime_tests
+	fi
 	finish
 	;;
 esac

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../../.."
 here=agent/lab/vm
 cache=.cache/vm
 limit=${VM_LIMIT:-1500} # seconds for all of it
-only=${VM_ONLY:-all}     # or: service, runtime
+only=${VM_ONLY:-all}     # or: service, lab, runtime
 
 key=$(cat $here/image.sh $here/*.service | sha256sum | cut -c1-12)
 if [[ ! -f $cache/$key/root.img ]]; then
