@@ -2,6 +2,7 @@ package leader
 
 import (
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -286,6 +287,9 @@ func (m *model) removePod(key state.Key) {
 	delete(m.pods, key)
 	if p.exclusive {
 		m.over = append(m.over, p.uid)
+		if ns, name, ok := strings.Cut(p.slot, "/"); ok { // whose Deployment may be another by now
+			m.dirty[state.Key{Kind: object.KindDeployment, Namespace: ns, Name: name}] = struct{}{}
+		}
 	}
 	m.view.RemovePod(p.placed().Key)
 	if r := m.revisions[p.owner]; r != nil {
