@@ -196,7 +196,7 @@ func TestWhatWasAcknowledgedOutlivesAKill(t *testing.T) {
 
 // copyTree copies dir as far as its files are there to be copied: those that go
 // while it looks were not needed any more.
-func copyTree(t *testing.T, from, to string) {
+func copyTree(t testing.TB, from, to string) {
 	t.Helper()
 	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
