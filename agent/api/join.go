@@ -149,15 +149,25 @@ func (s *Server) admit(ctx context.Context, token identity.Token, name, fingerpr
 			stored.Spec.Used++
 		}
 	}
-	op, err := object.Put(stored, version) // also when unchanged: a token revoked meanwhile admits nobody
+	use, err := useToken(stored, version)
 	if err != nil {
 		return err
 	}
-	txn.Ops = append(txn.Ops, op)
+	txn.Ops = append(txn.Ops, use)
 	if _, err = s.cfg.Consensus.Commit(ctx, txn); err != nil {
 		return fmt.Errorf("enrol node %s: %w", name, err)
 	}
 	return nil
+}
+
+// useToken is the part of the token in the transaction: one that was revoked or
+// used up meanwhile admits nobody. A token without a count stays as it is, so
+// that many machines may join by it at once.
+func useToken(stored *object.Token, version uint64) (*logv1.Op, error) {
+	if stored.Spec.Uses == 0 {
+		return object.Check(object.KeyOf(stored), version), nil
+	}
+	return object.Put(stored, version)
 }
 
 // NewNode is the object of a machine that has just joined: not ready until its

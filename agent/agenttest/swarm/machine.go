@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"connectrpc.com/connect/v2"
+	"connectrpc.com/connect/v2/connecthttp"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/skein-dev/skein/agent/gossip"
+	"github.com/skein-dev/skein/agent/identity"
+	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
+	"github.com/skein-dev/skein/proto/skein/v1/skeinv1connect"
+)
+
+const port = 7373
+
+// A machine is one simulated agent.
+type machine struct {
+	*swarm
+	name string
+	addr netip.AddrPort
+	turn int // among all
+
+	id     *identity.Identity
+	dialer *identity.Dialer
+	http   *http.Client
+	leader string
+	mine   pods
+}
+
+// dialFrom connects from the machine's own address.
+func (m *machine) dialFrom(ctx context.Context, network, addr string) (net.Conn, error) {
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(m.addr.Addr(), 0))}
+	return d.DialContext(ctx, network, addr)
+}
+
+// trust takes the CA's word on everybody.
+func trust(string, crypto.PublicKey, string) error { return nil }
+
+// enter asks the nodes of the cluster in turn to be let in, until one does.
+func (m *machine) enter(ctx context.Context) error {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	for try := m.turn; ; try++ {
+		seed := m.seeds[try%len(m.seeds)]
+		res, err := identity.Join(ctx, seed, m.token, key, m.name, m.addr.String(), m.dialFrom)
+		if err != nil {
+			if try-m.turn > 20 {
+				return fmt.Errorf("join by %s: %w", seed, err)
+			}
+			if !sleep(ctx, 100*time.Millisecond) {
+				return ctx.Err()
+			}
+			continue
+		}
+		material, err := identity.FromJoin(m.name, key, res)
+		if err != nil {
+			return err
+		}
+		if m.id, err = identity.New(material); err != nil {
+			return err
+		}
+		for _, p := range material.Peers {
+			m.meet(p.Name, p.Addr)
+		}
+		m.meet(m.name, m.addr)
+		m.add(func(c *counts) { c.Joined++ })
+		break
+	}
+	m.dialer = identity.NewDialer(m.id, trust, m.dialFrom)
+	m.http = identity.NodeClient(func(ctx context.Context, node string) (net.Conn, error) {
+		addr, ok := m.where(node)
+		if !ok {
+			return nil, fmt.Errorf("dial node %s: its address is not known", node)
+		}
+		return m.dialer.Dial(ctx, addr.String(), identity.ProtoNode, node)
+	})
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+func (m *machine) client(node string) skeinv1connect.PeerServiceClient {
+	return skeinv1connect.NewPeerServiceClient(connect.NewClient(connecthttp.NewTransport(m.http, "http://"+node)))
+}
+
+// run does what an agent does all day.
+func (m *machine) run(ctx context.Context) error {
+	stream, err := identity.ListenTCP(ctx, m.addr.String())
+	if err != nil {
+		return err
+	}
+	packets, err := new(net.ListenConfig).ListenPacket(ctx, "udp", m.addr.String())
+	if err != nil {
+		return errors.Join(err, stream.Close())
+	}
+	quiet := slog.New(slog.DiscardHandler)
+	mux := identity.NewMux(stream, m.id, trust, quiet)
+	g, err := m.gossip(mux, packets, quiet)
+	if err != nil {
+		return errors.Join(err, stream.Close(), packets.Close())
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return mux.Run(ctx) })
+	group.Go(func() error { return g.Run(ctx) })
+	group.Go(func() error {
+		_, _ = g.Join(ctx, m.seeds[m.turn%len(m.seeds):][:1]) // whoever it is told of it finds
+		return nil
+	})
+	group.Go(func() error { return m.follow(ctx) })
+	group.Go(func() error { return m.report(ctx) })
+	return group.Wait()
+}
+
+func (m *machine) gossip(mux *identity.Mux, packets net.PacketConn, log *slog.Logger) (*gossip.Gossip, error) {
+	load := gossip.Load{Cores: 32, MemoryMB: 128 << 10, DiskMB: 1 << 20, CPU: 300, Memory: 400, Disk: 200}
+	return gossip.New(gossip.Config{
+		Name: m.name, Advertise: m.addr, Epoch: 1,
+		Packets: packets, Streams: mux.Listener(identity.ProtoGossip),
+		Dial: func(ctx context.Context, name string, addr netip.AddrPort) (net.Conn, error) {
+			if name == "" {
+				name = m.at(addr)
+			}
+			return m.dialer.Dial(ctx, addr.String(), identity.ProtoGossip, name)
+		},
+		DialPacket: func(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
+			d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(m.addr.Addr(), 0))}
+			return d.DialContext(ctx, "udp", addr.String())
+		},
+		Keys:   m.id.GossipKeys(),
+		Meta:   func() gossip.Meta { return gossip.Meta{Format: 1, Epoch: 1, Load: load} },
+		Known:  m.knows,
+		Report: m.suspect,
+		Sign:   m.id.Claim,
+		Verify: func(string, []byte, []byte) bool { return true },
+		Logger: log,
+	})
+}
+
+// at names the node that is known to have an address.
+func (s *swarm) at(addr netip.AddrPort) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, a := range s.known {
+		if a == addr {
+			return name
+		}
+	}
+	return ""
+}
+
+// suspect tells the leader as an agent would; it does not matter here whether it
+// is heard.
+func (m *machine) suspect(r gossip.Report) {
+	leader := m.leads()
+	if leader == "" || leader == r.Node {
+		return
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		_, _ = m.client(leader).Suspect(ctx, &skeinv1.SuspectRequest{
+			Node: r.Node, Epoch: r.Epoch, Cleared: r.Cleared, View: r.View, SilentMs: r.Silent.Milliseconds(),
+		})
+	}()
+}
