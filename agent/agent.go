@@ -38,6 +38,7 @@ type Agent struct {
 	id      *identity.Identity
 	voting  *voting
 	compass *compass
+	book    book
 	peers   *peers
 	images  *images
 	sampler *sampler

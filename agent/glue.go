@@ -13,8 +13,6 @@ import (
 	"sync"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/skein-dev/skein/agent/api"
 	"github.com/skein-dev/skein/agent/gossip"
 	"github.com/skein-dev/skein/agent/identity"
@@ -24,30 +22,15 @@ import (
 	"github.com/skein-dev/skein/runtime/container"
 )
 
-// nodeObject reads a Node: from the log where this agent holds it, else from
-// its copy of what concerns it.
-func (a *Agent) nodeObject(name string) (*corev1.Node, bool) {
-	key := state.Key{Kind: object.KindNode, Name: name}
-	row, ok := a.raft.Store().Get(key)
-	if !ok {
-		row, ok = a.replica.Store().Get(key)
-	}
-	if !ok {
-		return nil, false
-	}
-	n, err := object.Decode[corev1.Node](row)
-	return n, err == nil
-}
-
 // enrolled tells whether a key is the one by which the cluster knows a node.
 func (a *Agent) enrolled(name string, key crypto.PublicKey) error {
-	n, ok := a.nodeObject(name)
+	n, ok := a.page(name)
 	switch {
 	case !ok && !a.replica.Synced():
 		return nil // a newcomer knows nobody yet and has the CA's word alone
 	case !ok:
 		return errors.New("no such node in the cluster")
-	case n.Annotations[object.AnnotationKey] != identity.Fingerprint(key):
+	case n.key != identity.Fingerprint(key):
 		return errors.New("the key is not the one that this node has enrolled")
 	}
 	return nil
@@ -68,11 +51,8 @@ func (a *Agent) knows(name string) bool {
 
 // zone is a node's failure domain, "" where nobody has said.
 func (a *Agent) zone(name string) string {
-	n, ok := a.nodeObject(name)
-	if !ok {
-		return ""
-	}
-	return n.Labels[object.LabelZone]
+	n, _ := a.page(name)
+	return n.zone
 }
 
 // everybody lists all nodes with the last address that is known of each.
@@ -86,10 +66,8 @@ func (a *Agent) everybody() []gossip.Peer {
 		rows = a.raft.Store().List(object.KindNode, "", "")
 	}
 	for _, row := range rows {
-		if n, err := object.Decode[corev1.Node](row); err == nil {
-			if addr, err := netip.ParseAddrPort(n.Annotations[object.AnnotationAdvertise]); err == nil {
-				known[n.Name] = addr
-			}
+		if n, ok := a.book.open(row); ok && n.addr.IsValid() {
+			known[row.Key.Name] = n.addr
 		}
 	}
 	var out []gossip.Peer
@@ -109,8 +87,8 @@ func (a *Agent) dialAnyone(ctx context.Context, addr netip.AddrPort) (net.Conn, 
 
 // verifyClaim tells whether a node has made a claim.
 func (a *Agent) verifyClaim(name string, message, claim []byte) bool {
-	n, known := a.nodeObject(name)
-	return known && identity.ClaimedBy(n.Annotations[object.AnnotationKey], message, claim)
+	n, known := a.page(name)
+	return known && identity.ClaimedBy(n.key, message, claim)
 }
 
 // suspicions hands gossip's reports to a goroutine of their own: gossip must

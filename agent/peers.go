@@ -13,7 +13,6 @@ import (
 
 	"connectrpc.com/connect/v2"
 	"connectrpc.com/connect/v2/connecthttp"
-	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skein-dev/skein/agent/api"
 	"github.com/skein-dev/skein/agent/gossip"
@@ -65,10 +64,8 @@ func (p *peers) Addr(node string) (netip.AddrPort, bool) {
 	}
 	row, ok := p.agent.replica.Store().Get(state.Key{Kind: object.KindNode, Name: node})
 	if ok {
-		if n, err := object.Decode[corev1.Node](row); err == nil {
-			if addr, err := netip.ParseAddrPort(n.Annotations[object.AnnotationAdvertise]); err == nil {
-				return addr, true
-			}
+		if n, ok := p.agent.book.open(row); ok && n.addr.IsValid() {
+			return n.addr, true
 		}
 	}
 	return p.agent.compass.addr(node)

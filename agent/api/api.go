@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -170,16 +171,23 @@ type Server struct {
 	log   *slog.Logger
 	part  bool // it answers from a Copy
 	calls *calls
+
+	followers *atomic.Int64 // streams of nodes that are open
 }
 
 // New returns a server; its handlers go on the listeners they are named for.
 func New(cfg Config) *Server {
-	return &Server{cfg: cfg, log: cfg.Logger.With("component", "api"), calls: &calls{open: map[string]int{}}}
+	return &Server{cfg: cfg, log: cfg.Logger.With("component", "api"), calls: &calls{open: map[string]int{}}, followers: &atomic.Int64{}}
 }
 
 // maxMessage bounds one message, in bytes. A manifest is refused above 4 MiB
 // with a better sentence.
 const maxMessage = 8 << 20
+
+// minCompressed is the size in bytes from which messages to nodes are
+// compressed: the same small change goes to each of a thousand nodes, and to
+// compress it costs more than all else.
+const minCompressed = 64 << 10
 
 // People handles the port that people reach: a bearer token says who they are.
 func (s *Server) People() http.Handler {
@@ -218,7 +226,7 @@ func (s *Server) Node() http.Handler {
 	mux := http.NewServeMux()
 	server := connect.NewServer(s.translated)
 	skeinv1connect.RegisterPeerServiceHandler(server, &peer{Server: s})
-	connecthttp.Mount(mux, server, connecthttp.WithReadMaxBytes(maxMessage))
+	connecthttp.Mount(mux, server, connecthttp.WithReadMaxBytes(maxMessage), connecthttp.WithCompressMinBytes(minCompressed))
 
 	forwarded := http.NewServeMux()
 	people := connect.NewServer(s.translated)

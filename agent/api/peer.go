@@ -45,15 +45,20 @@ func (p *peer) Follow(ctx context.Context, req *skeinv1.FollowRequest, stream sk
 		if err := mayFollow(name, sel); err != nil {
 			return err
 		}
-		sels = append(sels, state.Selector{Kind: sel.GetKind(), Namespace: sel.GetNamespace(), Index: sel.GetIndex()})
+		sels = append(sels, state.Selector{
+			Kind: sel.GetKind(), Namespace: sel.GetNamespace(), Index: sel.GetIndex(),
+			Late: sel.GetKind() == object.KindNode || sel.GetKind() == object.KindImage,
+		})
 	}
+	p.followers.Add(1)
+	defer p.followers.Add(-1)
 	ctx, cancel := p.whileLed(ctx)
 	defer cancel()
 	if p.cfg.Consensus.IsLeader() {
 		p.cfg.Duties.StreamOpened(name)
 		defer p.cfg.Duties.StreamClosed(name)
 	}
-	for batch, err := range p.cfg.Consensus.Store().Follow(ctx, req.GetSince(), req.GetEpoch(), sels) {
+	for batch, err := range p.cfg.Consensus.Store().FollowLate(ctx, req.GetSince(), req.GetEpoch(), sels, p.later) {
 		if err != nil {
 			return err
 		}
@@ -62,6 +67,18 @@ func (p *peer) Follow(ctx context.Context, req *skeinv1.FollowRequest, stream sk
 		}
 	}
 	return nil
+}
+
+// What every node follows is told to each of them whenever it changes anywhere,
+// so that its cost grows with the square of their number: they are told later
+// the more they are. Their own Pods they hear of at once.
+const (
+	laterEach = time.Millisecond
+	latest    = time.Second
+)
+
+func (p *peer) later() <-chan time.Time {
+	return time.After(min(time.Duration(p.followers.Load())*laterEach, latest))
 }
 
 // mayFollow lets a node read what every node must know, and its own Pods.

@@ -120,7 +120,7 @@ func TestRowsAreFoundByWhatTheyAreNow(t *testing.T) {
 		"namespace":                 {Selector{Kind: "Pod", Namespace: "other"}, []string{"Pod other/c"}},
 		"index it came to":          {Selector{Kind: "Pod", Index: "node=n2"}, []string{"Pod default/a"}},
 		"index it left":             {Selector{Kind: "Pod", Index: "node=n1"}, []string{"Pod default/b", "Pod other/c"}},
-		"index within a namespace":  {Selector{"Pod", "default", "node=n1"}, []string{"Pod default/b"}},
+		"index within a namespace":  {Selector{Kind: "Pod", Namespace: "default", Index: "node=n1"}, []string{"Pod default/b"}},
 		"second index string":       {Selector{Kind: "Pod", Index: "app=x"}, []string{"Pod default/a", "Pod default/b"}},
 		"kind of the whole cluster": {Selector{Kind: "Node"}, []string{"Node n1"}},
 		"every kind":                {Selector{Kind: AllKinds}, []string{"Node n1", "Pod default/a", "Pod default/b", "Pod other/c"}},

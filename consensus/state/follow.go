@@ -3,6 +3,7 @@ package state
 import (
 	"context"
 	"iter"
+	"time"
 )
 
 // partBytes bounds the rows in one Batch, unless a single row is larger.
@@ -31,6 +32,17 @@ type Batch struct {
 //
 // The stream ends with an error, the cause of ctx, once ctx ends.
 func (s *Store) Follow(ctx context.Context, since uint64, epoch string, selectors []Selector) iter.Seq2[Batch, error] {
+	return s.FollowLate(ctx, since, epoch, selectors, func() <-chan time.Time { return now })
+}
+
+// now has been for ever.
+var now = func() chan time.Time { c := make(chan time.Time); close(c); return c }()
+
+// FollowLate is Follow, but for changes that only Late selectors match: when
+// there are some, late is asked, and they are told once its answer delivers, or
+// with the next change that others match. What is told is whole all the same:
+// the step goes up to its Index.
+func (s *Store) FollowLate(ctx context.Context, since uint64, epoch string, selectors []Selector, late func() <-chan time.Time) iter.Seq2[Batch, error] {
 	return func(yield func(Batch, error) bool) {
 		f := &stream{store: s, watch: s.watch(selectors, true)}
 		defer f.watch.Close()
@@ -42,12 +54,29 @@ func (s *Store) Follow(ctx context.Context, since uint64, epoch string, selector
 			if b, news := f.step(); news && !tellParts(ctx, b, yield) {
 				return
 			}
-			select {
-			case <-ctx.Done():
+			if !f.await(ctx, late) {
 				yield(Batch{}, context.Cause(ctx))
 				return
-			case <-f.watch.C():
 			}
+		}
+	}
+}
+
+// await waits until there is something to tell, or for the end of ctx.
+func (f *stream) await(ctx context.Context, late func() <-chan time.Time) bool {
+	var due <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-f.watch.C():
+			return true
+		case <-f.watch.late:
+			if due == nil {
+				due = late()
+			}
+		case <-due:
+			return true
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -264,8 +265,8 @@ func TestWatchesWakeForWhatTheySelect(t *testing.T) {
 		"other index":                 {[]Selector{{Kind: "Pod", Index: "node=n2"}}, txn(put(pod("b"), "", "node=n1")), false},
 		"index that the row left":     {[]Selector{{Kind: "Pod", Index: "node=n1"}}, txn(put(pod("a"), "", "node=n2")), true},
 		"index of a deleted row":      {[]Selector{{Kind: "Pod", Index: "node=n1"}}, txn(del(pod("a"))), true},
-		"index in a namespace":        {[]Selector{{"Pod", "default", "node=n1"}}, txn(del(pod("a"))), true},
-		"index in another namespace":  {[]Selector{{"Pod", "other", "node=n1"}}, txn(del(pod("a"))), false},
+		"index in a namespace":        {[]Selector{{Kind: "Pod", Namespace: "default", Index: "node=n1"}}, txn(del(pod("a"))), true},
+		"index in another namespace":  {[]Selector{{Kind: "Pod", Namespace: "other", Index: "node=n1"}}, txn(del(pod("a"))), false},
 		"second selector":             {[]Selector{{Kind: "Node"}, {Kind: "Pod"}}, txn(del(pod("a"))), true},
 		"nothing deleted":             {[]Selector{{Kind: "Pod"}}, txn(del(pod("b"))), false},
 		"transaction that is refused": {[]Selector{{Kind: "Pod"}}, txn(at(9, put(pod("a"), ""))), false},
@@ -326,4 +327,48 @@ func TestACopyGoesBackInTimeWithItsSource(t *testing.T) {
 		s.ApplyBatch(Batch{Index: 5, Epoch: "e", Reset: true, Puts: []*Row{{Key: pod("b"), Version: 5}}})
 		expect(t, "after", heard(), told{Index: 5, Reset: true, Puts: []string{"Pod default/b"}})
 	})
+}
+
+func TestLateChangesAreToldWithTheNextOrInTheirTime(t *testing.T) {
+	s := checked(t)
+	apply := func(index uint64, key Key) {
+		t.Helper()
+		if err := s.Apply(index, txn(put(key, "{}"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	node := func(name string) Key { return Key{Kind: "Node", Name: name} }
+	apply(1, pod("a"))
+	asked, due := make(chan struct{}, 8), make(chan time.Time)
+	late := func() <-chan time.Time {
+		asked <- struct{}{}
+		return due
+	}
+	batches := make(chan Batch)
+	go func() {
+		for b, err := range s.FollowLate(t.Context(), 0, "", []Selector{{Kind: "Pod"}, {Kind: "Node", Late: true}}, late) {
+			if err != nil {
+				return
+			}
+			batches <- b
+		}
+	}()
+	<-batches // the snapshot
+	apply(2, node("n1"))
+	<-asked
+	select {
+	case b := <-batches:
+		t.Fatalf("told at once: %v", b)
+	default:
+	}
+	apply(3, pod("b"))
+	if b := <-batches; b.Index != 3 || len(b.Puts) != 2 {
+		t.Errorf("with the next change: index %d and %d rows, want 3 and both", b.Index, len(b.Puts))
+	}
+	apply(4, node("n2"))
+	<-asked
+	due <- time.Time{}
+	if b := <-batches; b.Index != 4 || len(b.Puts) != 1 {
+		t.Errorf("when it is due: index %d and %d rows, want 4 and one", b.Index, len(b.Puts))
+	}
 }

@@ -90,6 +90,8 @@ func (r *Row) size() int {
 // means every kind; an empty Namespace or Index selects all.
 type Selector struct {
 	Kind, Namespace, Index string
+	// Late says that FollowLate may tell of changes later than they happen.
+	Late bool
 }
 
 // Matches reports whether r is selected. No row is not.

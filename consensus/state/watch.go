@@ -5,6 +5,7 @@ type Watch struct {
 	store     *Store
 	selectors []Selector
 	c         chan struct{}
+	late      chan struct{} // as c, for selectors that are Late
 
 	// Guarded by the store's mutex. Only a writer sets pending and only the
 	// watch's one reader clears it, so to read it a read lock will do.
@@ -18,7 +19,7 @@ func (s *Store) Changed(selectors ...Selector) *Watch {
 }
 
 func (s *Store) watch(selectors []Selector, laps bool) *Watch {
-	w := &Watch{store: s, selectors: selectors, c: make(chan struct{}, 1), laps: laps}
+	w := &Watch{store: s, selectors: selectors, c: make(chan struct{}, 1), late: make(chan struct{}, 1), laps: laps}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.watches.add(w)
@@ -37,18 +38,24 @@ func (w *Watch) Close() {
 	w.store.watches.remove(w)
 }
 
-func (w *Watch) signal() {
+func (w *Watch) signal() { poke(w.c) }
+
+func poke(c chan<- struct{}) {
 	select {
-	case w.c <- struct{}{}:
+	case c <- struct{}{}:
 	default: // a signal is already waiting
 	}
 }
 
-func (w *Watch) mark(at uint64) {
+func (w *Watch) mark(at uint64, late bool) {
 	if w.pending == 0 {
 		w.pending = at
 	}
-	w.signal()
+	if late {
+		poke(w.late)
+		return
+	}
+	poke(w.c)
 }
 
 // take returns the position of the first change since it was last called, or 0.
@@ -64,7 +71,7 @@ type scope struct{ namespace, index string }
 // kindWatches are the watches of one kind by what they select. The counts tell
 // which lookups can be saved.
 type kindWatches struct {
-	scopes                       map[scope]map[*Watch]struct{}
+	scopes                       map[scope]map[*Watch]bool // whether the selector is Late
 	byNamespace, byIndex, byBoth int
 }
 
@@ -75,15 +82,16 @@ func (ws watches) add(w *Watch) {
 	for _, sel := range w.selectors {
 		k := ws[sel.Kind]
 		if k == nil {
-			k = &kindWatches{scopes: make(map[scope]map[*Watch]struct{})}
+			k = &kindWatches{scopes: make(map[scope]map[*Watch]bool)}
 			ws[sel.Kind] = k
 		}
 		at := scope{sel.Namespace, sel.Index}
 		if k.scopes[at] == nil {
-			k.scopes[at] = make(map[*Watch]struct{})
+			k.scopes[at] = make(map[*Watch]bool)
 			k.count(at, 1)
 		}
-		k.scopes[at][w] = struct{}{}
+		late, again := k.scopes[at][w]
+		k.scopes[at][w] = sel.Late && (late || !again)
 	}
 }
 
@@ -148,8 +156,8 @@ func (k *kindWatches) notify(at uint64, r *Row) {
 }
 
 func (k *kindWatches) mark(at uint64, s scope) {
-	for w := range k.scopes[s] {
-		w.mark(at)
+	for w, late := range k.scopes[s] {
+		w.mark(at, late)
 	}
 }
 
