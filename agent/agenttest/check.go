@@ -62,7 +62,8 @@ func (c *Cluster) stopping(m *Machine, id container.ID) {
 	}
 	store := c.stores.best()
 	for _, p := range decoded[corev1.Pod](store, object.KindPod) {
-		if string(p.UID) == id.Pod && p.DeletionTimestamp == nil && p.Spec.NodeName == m.Name {
+		givenUp := p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded
+		if string(p.UID) == id.Pod && !givenUp && !object.Exclusive(p.Annotations) && // whose lease may have run out p.Spec.NodeName == m.Name {
 			c.fail("%s stops %s of pod %s, which nobody has asked to go", m.Name, id, p.Name)
 		}
 	}
@@ -72,7 +73,7 @@ func (c *Cluster) stopping(m *Machine, id container.ID) {
 type check func(c *Cluster)
 
 // checks are made after every step.
-var checks = []check{onePlaceEach, oneLeaderATerm, quorumOfTheLiving}
+var checks = []check{onePlaceEach, neverTwice, oneLeaderATerm, quorumOfTheLiving}
 
 // onePlaceEach: a Pod is bound once, so its containers run on one machine.
 func onePlaceEach(c *Cluster) {
@@ -83,6 +84,38 @@ func onePlaceEach(c *Cluster) {
 				c.fail("pod %s runs on %s and on %s", s.ID.Pod, other, m.Name)
 			}
 			where[s.ID.Pod] = m.Name
+		}
+	}
+}
+
+// neverTwice: of an exclusive Deployment at most one Pod acts at any time.
+func neverTwice(c *Cluster) {
+	var who []string
+	for _, m := range c.machines {
+		for _, s := range m.running() {
+			spec, ok := m.driver.Spec(s.ID)
+			if ok && strings.HasPrefix(spec.Sandbox.Name, exclusiveName) && !m.driver.Frozen(s.ID.Pod) {
+				who = append(who, spec.Sandbox.Name+" on "+m.Name)
+			}
+		}
+	}
+	if len(who) > 1 {
+		c.fail("an exclusive Pod acts twice: %v", who)
+	}
+}
+
+// nobodyLost: no node is held lost. It is for times when all are well.
+func nobodyLost(c *Cluster) { c.noneIs(object.ReasonNodeLost) }
+
+// nobodySuspect: nor suspect.
+func nobodySuspect(c *Cluster) { c.noneIs(object.ReasonSuspect) }
+
+func (c *Cluster) noneIs(reason string) {
+	for _, n := range decoded[corev1.Node](c.stores.best(), object.KindNode) {
+		for _, cond := range n.Status.Conditions {
+			if cond.Type == corev1.NodeReady && cond.Reason == reason {
+				c.fail("node %s is %s, and nothing is wrong with it", n.Name, reason)
+			}
 		}
 	}
 }

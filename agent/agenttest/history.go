@@ -80,11 +80,44 @@ var registers = porcupine.Model{
 func (h *history) check(patience time.Duration) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	switch porcupine.CheckOperationsTimeout(registers, h.ops, patience) {
-	case porcupine.Ok:
-		return nil
-	case porcupine.Unknown:
-		return nil // too long to judge is no verdict
+	ops := bounded(h.ops)
+	if porcupine.CheckOperationsTimeout(registers, ops, patience) == porcupine.Illegal {
+		return fmt.Errorf("%d reads and writes do not fit together", len(ops))
 	}
-	return fmt.Errorf("%d reads and writes do not fit together", len(h.ops))
+	return nil // or too long to judge, which is no verdict
+}
+
+// bounded narrows down when the writes of unknown outcome may have happened, as
+// every value is written once: before the first answer that shows the value, or,
+// where none does, never as far as anybody can tell.
+func bounded(ops []porcupine.Operation) []porcupine.Operation {
+	type place struct{ register, value string }
+	seen := map[place]int64{}
+	note := func(at place, when int64) {
+		if first, ok := seen[at]; !ok || when < first {
+			seen[at] = when
+		}
+	}
+	for _, op := range ops {
+		in, out := op.Input.(request), op.Output.(answer) //nolint:forcetypeassert // of our own
+		switch {
+		case !in.write:
+			note(place{in.register, out.value}, op.Return)
+		case in.expect != nil && !out.unknown:
+			note(place{in.register, *in.expect}, op.Return)
+		}
+	}
+	var kept []porcupine.Operation
+	for _, op := range ops {
+		in, out := op.Input.(request), op.Output.(answer) //nolint:forcetypeassert // of our own
+		if in.write && out.unknown {
+			first, shown := seen[place{in.register, in.value}]
+			if !shown {
+				continue
+			}
+			op.Return = max(first, op.Call+1)
+		}
+		kept = append(kept, op)
+	}
+	return kept
 }

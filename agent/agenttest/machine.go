@@ -292,6 +292,13 @@ func (d *driver) RemoveSandbox(ctx context.Context, pod string) error {
 	return d.Driver.RemoveSandbox(ctx, pod)
 }
 
+func (d *driver) Lease(ctx context.Context, pod string, freeze, kill time.Duration) error {
+	if err := d.life.enter(); err != nil {
+		return err
+	}
+	return d.Driver.Lease(ctx, pod, freeze, kill)
+}
+
 func (d *driver) List(ctx context.Context) ([]container.Status, error) {
 	if err := d.life.enter(); err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package agenttest
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,7 +44,8 @@ func simulate(t *testing.T, seed uint64) (problems []string, events *trace) {
 
 // suffer lets faults strike.
 func (c *Cluster) suffer(random *rand.Rand) {
-	c.pass(5 * time.Second)
+	c.pass(5*time.Second, nobodyLost, nobodySuspect)
+	c.annoy(random)
 	for range steps {
 		c.strike(random)
 		c.pass(time.Duration(100+random.IntN(5000)) * time.Millisecond)
@@ -53,12 +55,36 @@ func (c *Cluster) suffer(random *rand.Rand) {
 	}
 }
 
+// annoy cuts the link between two machines of which neither leads: all others
+// reach both, so nobody may be lost, and where there are enough observers nobody
+// even suspect.
+func (c *Cluster) annoy(random *rand.Rand) {
+	lead := c.leader()
+	if lead == nil {
+		return
+	}
+	others := slices.DeleteFunc(slices.Clone(c.machines), func(m *Machine) bool { return m == lead })
+	random.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
+	c.trace.add("FATE", "cut %s from %s alone", others[0].Name, others[1].Name)
+	c.net.Cut(others[0].addr.Addr(), others[1].addr.Addr())
+	looks := []check{nobodyLost}
+	if len(c.machines) >= 4 {
+		looks = append(looks, nobodySuspect)
+	}
+	c.pass(6*time.Second, looks...)
+	c.heal()
+	c.pass(2 * time.Second)
+}
+
 // pass lets time go by, and looks.
-func (c *Cluster) pass(d time.Duration) {
+func (c *Cluster) pass(d time.Duration, more ...check) {
 	for end := time.Now().Add(d); time.Now().Before(end); {
 		time.Sleep(min(lookEvery, time.Until(end)))
-		for _, look := range checks {
+		for _, look := range slices.Concat(checks, more) {
 			look(c)
+		}
+		if len(c.failed()) > 0 {
+			return
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,6 +30,7 @@ type users struct {
 const (
 	registerCount = 3
 	callPatience  = 8 * time.Second
+	exclusiveName = "only"
 	registerNote  = "sim.skein.dev/value"
 )
 
@@ -47,6 +49,14 @@ func (c *Cluster) begin(seed uint64) *users {
 			return text(errOf(p.Apply(call, &skeinv1.ApplyRequest{Manifest: deployment(name, 0, 1)})))
 		})
 	}
+	c.eventually(time.Minute, "an exclusive Pod is asked for", func() string {
+		p := c.person(0, c.machines[0])
+		defer p.close()
+		call, cancel := context.WithTimeout(ctx, callPatience)
+		defer cancel()
+		manifest := strings.Replace(string(deployment(exclusiveName, 1, 1)), "      labels: {", "      annotations: {skein.dev/exclusive: \"true\"}\n      labels: {", 1)
+		return text(errOf(p.Apply(call, &skeinv1.ApplyRequest{Manifest: []byte(manifest)})))
+	})
 	for i, work := range []func(context.Context, *rand.Rand, int){u.readAndWrite, u.readAndWrite, u.readAndWrite, u.deploy, u.deploy} {
 		random := rand.New(rand.NewPCG(seed, uint64(i)+100))
 		u.busy.Go(func() { work(busy, random, i+1) })
