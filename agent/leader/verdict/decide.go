@@ -274,6 +274,9 @@ func (m *Machine) declare(now time.Time, n *node, why string, silent []string) {
 	}
 	n.state, n.told, m.live = Lost, false, -1
 	n.since, n.silent, n.until, n.reports, n.rounds = time.Time{}, time.Time{}, time.Time{}, nil, 0
+	if n.stream == streamOpen { // it may come back without ever closing it
+		n.since, n.next = now, now.Add(pauseMost)
+	}
 	m.breaker.lost++
 	m.act(Declare{Node: n.name, Evidence: e})
 	m.disagree(now, n)

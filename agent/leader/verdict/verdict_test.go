@@ -346,10 +346,22 @@ func TestVerdicts(t *testing.T) {
 			},
 			[]string{"verify n2 by 3", "verify n2 by 3", "back n2"},
 		},
+		// Found by the simulation: a link was mended just as the verdict fell,
+		// sooner than the stream over it broke.
+		"a lost node whose stream never closed is back once it answers": {
+			func(t *testing.T) *script {
+				s := settled(t, five()...).report("n2", "n3", "n4").dead("n2", 3)
+				s.members("n1", "n2=lost", "n3", "n4", "n5")
+				s.wait(2*second+quarter).answer("n2", Alive, 3, Alive)
+				s.members(five()...)
+				return s.wait(20 * second)
+			},
+			[]string{"suspect n2", "verify n2 by 3", "verify n2 by 3", "lost n2", "verify n2 by 3", "back n2"},
+		},
 		"a verdict that does not reach the log is given again": {
 			func(t *testing.T) *script {
 				s := settled(t, five()...).report("n2", "n3", "n4").dead("n2", 3)
-				s.wait(2500 * time.Millisecond)
+				s.do(StreamClosed{Node: "n2"}).wait(2500 * time.Millisecond)
 				s.members("n1", "n2=lost", "n3", "n4", "n5")
 				return s.wait(20 * second)
 			},
