@@ -25,8 +25,6 @@ type disk struct {
 	delay  time.Duration // of a sync
 	full   bool
 	hold   chan struct{} // syncs wait until it is closed; nil: they do not
-	// lazy acknowledges before the sync has ended: a bug to be found.
-	lazy bool
 }
 
 func newDisk() *disk {
@@ -40,7 +38,7 @@ func (d *disk) after(powerLost bool, random *rand.Rand) *disk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	next := newDisk()
-	next.logs, next.stable, next.snaps, next.lazy = maps.Clone(d.logs), maps.Clone(d.stable), d.snaps, d.lazy
+	next.logs, next.stable, next.snaps = maps.Clone(d.logs), maps.Clone(d.stable), d.snaps
 	if powerLost {
 		kept := random.IntN(len(d.torn) + 1)
 		for _, index := range d.torn[kept:] {
@@ -96,11 +94,8 @@ func (d *disk) StoreLogs(logs []*raft.Log) error {
 		d.logs[l.Index] = &entry
 		d.torn = append(d.torn, l.Index)
 	}
-	delay, hold, lazy := d.delay, d.hold, d.lazy
+	delay, hold := d.delay, d.hold
 	d.mu.Unlock()
-	if lazy {
-		return nil
-	}
 	if delay > 0 {
 		time.Sleep(delay)
 	}

@@ -3,13 +3,11 @@ package agenttest
 import (
 	"context"
 	"path/filepath"
-	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/skein-dev/skein/agent/identity"
-	"github.com/skein-dev/skein/consensus"
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
 )
 
@@ -38,16 +36,6 @@ func (c *Cluster) user(do func(context.Context, *person) error) {
 		defer cancel()
 		return text(do(ctx, p))
 	})
-}
-
-// votes tells whether the leader counts a machine among the voters.
-func (c *Cluster) votes(m *Machine) bool {
-	lead := c.leader()
-	if lead == nil {
-		return false
-	}
-	members, _, err := lead.run.current().Consensus().Members()
-	return err == nil && slices.Contains(members, consensus.Member{Name: m.Name, Voter: true})
 }
 
 func TestAVoterThatLostItsVoteWhileItWasOffIsWellAgain(t *testing.T) {

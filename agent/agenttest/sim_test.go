@@ -13,6 +13,7 @@ var (
 	seedFlag = flag.Uint64("seed", 0, "run this seed alone")
 	runsFlag = flag.Int("runs", 0, "how many seeds to run, or how often the one")
 	fromFlag = flag.Uint64("from", 1, "the first of many seeds")
+	oneFlag  = flag.Bool("one", false, "stop at the first failure")
 	keepFlag = flag.String("keep", "", "folder for the event traces of failures; empty: that of the test")
 )
 
@@ -59,6 +60,9 @@ func TestSimulation(t *testing.T) {
 		}
 		for _, p := range problems {
 			t.Errorf("seed %d: %s", seed, p)
+		}
+		if *oneFlag {
+			t.Fatalf("found by run %d", i+1)
 		}
 		t.Errorf("events of seed %d are in %s; %s runs it again", seed, path, replayLine(seed))
 	}

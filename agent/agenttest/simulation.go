@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/skein-dev/skein/consensus"
 )
 
 const (
@@ -74,6 +76,35 @@ func (c *Cluster) annoy(random *rand.Rand) {
 	c.pass(6*time.Second, looks...)
 	c.heal()
 	c.pass(2 * time.Second)
+	c.restartOne()
+}
+
+// restartOne lets a voter that does not lead be away for a moment, as long as an
+// upgrade takes. That costs it neither its Pods nor its vote.
+func (c *Cluster) restartOne() {
+	for _, m := range c.machines {
+		if m == c.leader() || !c.votes(m) {
+			continue
+		}
+		c.Kill(m)
+		c.pass(2*time.Second, nobodyLost)
+		c.Start(m)
+		c.pass(3*time.Second, nobodyLost)
+		if c.leader() != nil && !c.votes(m) {
+			c.fail("%s was away for two seconds, and has lost its vote", m.Name)
+		}
+		return
+	}
+}
+
+// votes tells whether the leader counts a machine among the voters.
+func (c *Cluster) votes(m *Machine) bool {
+	lead := c.leader()
+	if lead == nil {
+		return false
+	}
+	members, _, err := lead.run.current().Consensus().Members()
+	return err == nil && slices.Contains(members, consensus.Member{Name: m.Name, Voter: true})
 }
 
 // pass lets time go by, and looks.
