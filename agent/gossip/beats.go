@@ -48,7 +48,7 @@ func (g *Gossip) heard(h *hands, b []byte, from netip.AddrPort) {
 
 func (g *Gossip) heardBeat(h *hands, head header, m beat) {
 	g.mu.Lock()
-	p := g.detector.peers[string(head.name)]
+	p := g.detector.peer(string(head.name))
 	if p == nil {
 		g.mu.Unlock()
 		return

@@ -82,7 +82,7 @@ type detector struct {
 	self     string
 	ring     *Ring
 	targets  []target
-	peers    map[string]*peer // whom I watch
+	peers    []*peer // whom I watch, in the order of the ring: few
 	nextBeat time.Time
 	wake     time.Time // when step wants to be called again; zero: nothing to wait for
 	slept    time.Duration
@@ -108,7 +108,7 @@ type peer struct {
 }
 
 func newDetector(self string) *detector {
-	return &detector{self: self, ring: NewRing(nil, nil), peers: map[string]*peer{}}
+	return &detector{self: self, ring: NewRing(nil, nil)}
 }
 
 // step takes in one event at a time that never goes back, and appends what to
@@ -132,6 +132,17 @@ func (d *detector) step(now time.Time, ev event, buf []action) []action {
 	buf = d.judge(now, buf)
 	d.plan()
 	return buf
+}
+
+// peer returns the one of this name, nil if I do not watch it. Names come from
+// packets: this allocates nothing.
+func (d *detector) peer(name string) *peer {
+	for _, p := range d.peers {
+		if p.name == name {
+			return p
+		}
+	}
+	return nil
 }
 
 // deadline is when to step again; zero means that nothing is waited for.
@@ -162,7 +173,7 @@ func (d *detector) forgive(now time.Time) {
 }
 
 func (d *detector) beat(now time.Time, ev event, buf []action) []action {
-	p := d.peers[ev.name]
+	p := d.peer(ev.name)
 	if p == nil || ev.epoch < p.epoch || ev.epoch == p.epoch && ev.seq <= p.seq {
 		return buf // not mine to watch, or played back
 	}
@@ -200,7 +211,7 @@ func (d *detector) alive(now time.Time, p *peer, ev event, buf []action) []actio
 }
 
 func (d *detector) answer(now time.Time, ev event, buf []action) []action {
-	p := d.peers[ev.name]
+	p := d.peer(ev.name)
 	if p == nil || p.heard.IsZero() {
 		return buf
 	}
@@ -235,11 +246,13 @@ func (d *detector) view(now time.Time, ring *Ring) {
 		targets = append(targets, old)
 	}
 	d.targets = targets
-	watched := make(map[string]*peer, observersEach)
+	watched := make([]*peer, 0, observersEach)
 	for _, name := range ring.Observed(d.self) {
-		if watched[name] = d.peers[name]; watched[name] == nil {
-			watched[name] = &peer{name: name}
+		p := d.peer(name)
+		if p == nil {
+			p = &peer{name: name}
 		}
+		watched = append(watched, p)
 	}
 	d.peers = watched
 }

@@ -40,13 +40,13 @@ func FuzzBeats(f *testing.F) {
 			}
 		}
 		// An honest peer that boots anew is heard, whatever was said for it.
-		p := d.peers["n2"]
+		p := d.peer("n2")
 		if p == nil || p.epoch == ^uint64(0) {
 			return
 		}
 		now = now.Add(time.Millisecond)
 		d.step(now, event{kind: evBeat, name: "n2", epoch: p.epoch + 1, seq: 1}, nil)
-		if p = d.peers["n2"]; p.suspect {
+		if p = d.peer("n2"); p.suspect {
 			t.Fatal("a peer that beats is suspected")
 		}
 	})

@@ -113,7 +113,7 @@ func (g *Gossip) notify() {
 // assess works out a member's state and says whether it changed. With mu held.
 func (g *Gossip) assess(now time.Time, m *member) bool {
 	boot := m.Meta.Epoch
-	if p := g.detector.peers[m.Name]; p != nil {
+	if p := g.detector.peer(m.Name); p != nil {
 		boot = max(boot, p.epoch)
 	}
 	state := StateAlive
