@@ -59,8 +59,12 @@ type Agent struct {
 	api     *api.Server
 }
 
-// Run runs an agent until ctx ends. Its Pods go on then.
+// Run runs an agent until ctx ends. Its Pods go on then, unless it ends with a
+// RemovedError.
 func Run(ctx context.Context, cfg Config) error {
+	if Removed(cfg.DataDir) {
+		return stayRemoved(ctx, cfg)
+	}
 	a, err := New(ctx, cfg)
 	if err != nil {
 		return err
@@ -252,6 +256,13 @@ func (a *Agent) Run(ctx context.Context) error {
 		together(a.node.Run, a.driver.Run),
 		together(a.servePeople, a.beat),
 	)
+	var removed *RemovedError
+	if errors.As(err, &removed) {
+		if err := strip(ctx, a.driver); err != nil { // the next start tries again
+			return fmt.Errorf("this node was removed, and its Pods do not end: %w", err)
+		}
+		return removed
+	}
 	if err != nil && ctx.Err() == nil {
 		return err
 	}

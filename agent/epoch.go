@@ -122,7 +122,9 @@ func (a *Agent) doubt(addr string) {
 }
 
 // watchEpoch asks those who refuse to speak to this node whether the cluster has
-// been re-formed, and ends the agent if so. It takes no word but the CA's.
+// been re-formed, or this node removed from it, and ends the agent if so. For the
+// first it takes no word but the CA's, for the second that of a leader which the
+// cluster has enrolled.
 func (a *Agent) watchEpoch(ctx context.Context) error {
 	asked := map[string]time.Time{}
 	for {
@@ -139,22 +141,42 @@ func (a *Agent) watchEpoch(ctx context.Context) error {
 			clear(asked)
 		}
 		asked[addr] = time.Now()
-		ask, cancel := context.WithTimeout(ctx, epochPatience)
-		epoch, err := a.id.AskEpoch(ask, addr, a.cfg.World.Network.Dial)
-		cancel()
-		own := a.id.Epoch()
-		switch {
-		case err != nil:
-			a.log.Debug("cannot learn the epoch of a node that refuses", "addr", addr, "err", err)
-		case epoch.Newer(own):
-			if err := identity.SaveEpoch(filepath.Join(a.cfg.DataDir, epochFile), epoch); err != nil {
-				a.log.Error("cannot keep the cluster's new epoch", "err", err)
-				continue
-			}
-			a.log.Warn("the cluster was re-formed", "by", epoch.Node, "at", epoch.At, "epoch", epoch.Generation, "was", own.Generation)
-			return errNewcomer
-		case epoch.Generation == own.Generation && epoch.Lineage != own.Lineage:
-			a.log.Error("the cluster was re-formed twice side by side: run \"skeind recover\" again where it shall go on", "addr", addr, "epoch", epoch.Lineage, "own", own.Lineage)
+		leader, err := a.ask(ctx, addr)
+		if err == nil && leader != "" {
+			_, err = a.ask(ctx, leader)
+		}
+		if err != nil {
+			return err
 		}
 	}
+}
+
+// ask asks one node. It returns the address of the leader where that is another,
+// and an error if this agent must end.
+func (a *Agent) ask(ctx context.Context, addr string) (leader string, err error) {
+	ask, cancel := context.WithTimeout(ctx, epochPatience)
+	word, err := a.id.AskEpoch(ask, addr, a.cfg.World.Network.Dial)
+	cancel()
+	if err != nil {
+		a.log.Debug("cannot learn what a node that refuses knows", "addr", addr, "err", err)
+		return "", nil //nolint:nilerr // it is asked again when it refuses again
+	}
+	own := a.id.Epoch()
+	switch epoch := word.Epoch; {
+	case epoch.Newer(own):
+		if err := identity.SaveEpoch(filepath.Join(a.cfg.DataDir, epochFile), epoch); err != nil {
+			a.log.Error("cannot keep the cluster's new epoch", "err", err)
+			return "", nil
+		}
+		a.log.Warn("the cluster was re-formed", "by", epoch.Node, "at", epoch.At, "epoch", epoch.Generation, "was", own.Generation)
+		return "", errNewcomer
+	case epoch.Generation == own.Generation && epoch.Lineage != own.Lineage:
+		a.log.Error("the cluster was re-formed twice side by side: run \"skeind recover\" again where it shall go on", "addr", addr, "epoch", epoch.Lineage, "own", own.Lineage)
+	case own.Newer(epoch): // what it says binds nobody any more
+	case word.Removed && a.enrolled(word.By, word.Key) == nil:
+		return "", a.removed(word.By)
+	default:
+		return word.Leader, nil
+	}
+	return "", nil
 }

@@ -161,13 +161,13 @@ func (r Recovery) answering(ctx context.Context, id *identity.Identity, own *hel
 			continue
 		}
 		ask, cancel := context.WithTimeout(ctx, epochPatience)
-		epoch, err := id.AskEpoch(ask, p.Addr.String(), identity.TCPDialer())
+		word, err := id.AskEpoch(ask, p.Addr.String(), identity.TCPDialer())
 		cancel()
 		switch {
 		case err != nil:
 			fmt.Fprintf(r.Out, "%s does not answer at %s.\n", p.Name, p.Addr)
-		case epoch.Lineage != own.epoch.Lineage:
-			fmt.Fprintf(r.Out, "%s answers at %s, and is in epoch %d.\n", p.Name, p.Addr, epoch.Generation)
+		case word.Epoch.Lineage != own.epoch.Lineage:
+			fmt.Fprintf(r.Out, "%s answers at %s, and is in epoch %d.\n", p.Name, p.Addr, word.Epoch.Generation)
 		default:
 			alive++
 			fmt.Fprintf(r.Out, "%s answers at %s.\n", p.Name, p.Addr)

@@ -40,13 +40,40 @@ func (j *joiner) Join(ctx context.Context, req *skeinv1.JoinRequest) (*skeinv1.J
 }
 
 // Epoch tells a node that nobody speaks to whether the cluster was re-formed
-// without it. What it answers is no secret, and signed.
-func (j *joiner) Epoch(context.Context, *skeinv1.EpochRequest) (*skeinv1.EpochResponse, error) {
+// without it, or has removed it. What it answers is no secret; the epoch is
+// signed.
+func (j *joiner) Epoch(ctx context.Context, req *skeinv1.EpochRequest) (*skeinv1.EpochResponse, error) {
 	out := &skeinv1.EpochResponse{}
 	if j.cfg.Cluster.Epoch != nil {
 		out.Epoch = j.cfg.Cluster.Epoch()
 	}
+	switch leader := j.cfg.Consensus.Leader(); leader {
+	case "":
+	case j.cfg.Name:
+		if key := identity.PeerKey(ctx); key != nil && req.GetNode() != "" {
+			out.Removed = j.removed(ctx, req.GetNode(), identity.Fingerprint(key))
+		}
+	default:
+		if addr, ok := j.cfg.Peers.Addr(leader); ok {
+			out.Leader = addr.String()
+		}
+	}
 	return out, nil
+}
+
+// confirmPatience bounds how long a quorum may take to say that this node leads.
+const confirmPatience = 2 * time.Second
+
+// removed tells whether the cluster has no node of this name and key. A leader
+// that a quorum has left does not know, and who joins has its Node before it has
+// a certificate to ask with.
+func (j *joiner) removed(ctx context.Context, name, fingerprint string) bool {
+	if j.attest(name, fingerprint) == nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, confirmPatience)
+	defer cancel()
+	return j.cfg.Consensus.Confirm(ctx) == nil && j.attest(name, fingerprint) != nil
 }
 
 // Enroll is Join, passed on by the agent that a newcomer has reached.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -39,8 +40,9 @@ type Conn struct {
 	peer     string           // the node's name; empty on skein-join
 	key      crypto.PublicKey // nil where no certificate was shown
 
-	once   sync.Once
-	closed func()
+	once    sync.Once
+	closed  func()
+	refused func() // the other end will not speak to this one; set by who dials
 }
 
 // newConn reads who the other end is off a finished handshake. closed, which may
@@ -73,6 +75,17 @@ func (c *Conn) Protocol() string { return c.proto }
 func (c *Conn) cut() {
 	_ = c.raw.Close()
 	_ = c.Close()
+}
+
+// Read tells refused when the other end answers with an alert: in TLS 1.3 a
+// certificate is refused after the handshake is over for who showed it.
+func (c *Conn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	var op *net.OpError
+	if err != nil && c.refused != nil && errors.As(err, &op) && op.Op == "remote error" {
+		c.refused()
+	}
+	return n, err
 }
 
 // Close ends the connection. It may be called more than once.

@@ -14,7 +14,8 @@ type Dialer struct {
 	base   DialFunc
 
 	// Refused is told of every address where somebody answers and refuses to
-	// speak to this node: it may obey another epoch. It must not block. Optional.
+	// speak to this node: it may obey another epoch, or know that this node was
+	// removed. It must not block. Optional.
 	Refused func(addr string)
 }
 
@@ -45,7 +46,11 @@ func (d *Dialer) Dial(ctx context.Context, addr, proto, wantName string) (*Conn,
 		}
 		return nil, fmt.Errorf("dial node %s at %s: %w", wantName, addr, err)
 	}
-	return newConn(t, proto, nil), nil
+	c := newConn(t, proto, nil)
+	if d.Refused != nil {
+		c.refused = func() { d.Refused(addr) }
+	}
+	return c, nil
 }
 
 func dialTLS(ctx context.Context, base DialFunc, addr string, config *tls.Config) (*tls.Conn, error) {

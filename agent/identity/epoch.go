@@ -3,6 +3,7 @@ package identity
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
@@ -152,13 +153,25 @@ func (id *Identity) Epoch() Epoch {
 	return Epoch{}
 }
 
-// AskEpoch asks the node at addr which epoch it obeys. Any node of this cluster
-// may be asked, whatever its epoch.
-func (id *Identity) AskEpoch(ctx context.Context, addr string, base DialFunc) (Epoch, error) {
+// Word is what another node says of the cluster.
+type Word struct {
+	Epoch   Epoch  // that it obeys, good by the CA's signature
+	Removed bool   // it leads, and the cluster has no node of this name and key
+	Leader  string // address of who leads, if it knows of another
+
+	By  string // the node that says so, as its certificate has it
+	Key crypto.PublicKey
+}
+
+// AskEpoch asks the node at addr which epoch it obeys, and whether this node is
+// in its cluster still. Any node of this cluster may be asked, whatever its epoch.
+// Who answers has shown a certificate of the CA; whether it is still a node of
+// the cluster is for the caller to check before it believes more than the epoch.
+func (id *Identity) AskEpoch(ctx context.Context, addr string, base DialFunc) (Word, error) {
 	j := joining{addr: addr, key: id.key, name: id.name, own: id.cert.Load(), ca: caSum(id.ca.Raw)}
 	conn, err := dialTLS(ctx, base, addr, j.config())
 	if err != nil {
-		return Epoch{}, fmt.Errorf("ask %s for its epoch: %w", addr, err)
+		return Word{}, fmt.Errorf("ask %s for its epoch: %w", addr, err)
 	}
 	wrapped := newConn(conn, ProtoJoin, nil)
 	defer wrapped.cut() // the answer is read whole, or not wanted
@@ -166,9 +179,12 @@ func (id *Identity) AskEpoch(ctx context.Context, addr string, base DialFunc) (E
 	defer transport.CloseIdleConnections()
 	client := skeinv1connect.NewJoinServiceClient(connect.NewClient(connecthttp.NewTransport(
 		httpOver(transport), "http://"+ServerName, connecthttp.WithReadMaxBytes(16<<10))))
-	res, err := client.Epoch(ctx, &skeinv1.EpochRequest{})
+	res, err := client.Epoch(ctx, &skeinv1.EpochRequest{Node: id.name})
 	if err != nil {
-		return Epoch{}, fmt.Errorf("ask %s for its epoch: %w", addr, err)
+		return Word{}, fmt.Errorf("ask %s for its epoch: %w", addr, err)
 	}
-	return id.CheckEpoch(res.GetEpoch())
+	word := Word{Removed: res.GetRemoved(), Leader: res.GetLeader(), Key: wrapped.PeerKey()}
+	word.By = conn.ConnectionState().PeerCertificates[0].Subject.CommonName
+	word.Epoch, err = id.CheckEpoch(res.GetEpoch())
+	return word, err
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/skein-dev/skein/agent"
 	"github.com/skein-dev/skein/agent/lab"
 	"github.com/skein-dev/skein/runtime/image"
+	"github.com/skein-dev/skein/runtime/keeper"
 )
 
 // version is set by the linker.
@@ -30,7 +31,10 @@ func init() {
 	}
 }
 
-const runVerb = "run"
+const (
+	runVerb   = "run"
+	agentVerb = "agent"
+)
 
 func main() {
 	// The child that unpacks layers is this very program; it must not pay for
@@ -42,11 +46,20 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	err := app().RunContext(ctx, os.Args)
 	stop()
-	os.Exit(exit(err))
+	os.Exit(forKeeper(exit(err)))
 }
 
 // unpackVerb starts the child that unpacks a layer.
 const unpackVerb = "unpack-layer"
+
+// forKeeper is how an agent that must not be started again says so: Go itself
+// ends a program that panics with 2, and that one is.
+func forKeeper(code int) int {
+	if code == 2 && len(os.Args) > 1 && os.Args[1] == agentVerb {
+		return keeper.ExitUsage
+	}
+	return code
+}
 
 // exit says what went wrong in one line and, where there is a way out, a hint.
 func exit(err error) int {
@@ -55,10 +68,13 @@ func exit(err error) int {
 	}
 	code := 1
 	var usage *agent.UsageError
+	var removed *agent.RemovedError
 	var coded cli.ExitCoder
 	switch {
 	case errors.As(err, &usage):
 		code = 2
+	case errors.As(err, &removed):
+		code = keeper.ExitRemoved
 	case errors.As(err, &coded):
 		code = coded.ExitCode()
 	}

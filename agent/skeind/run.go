@@ -96,7 +96,7 @@ func run(c *cli.Context) error {
 		return fmt.Errorf("note how to reload: %w", err)
 	}
 	prefer(cfg.Logger)
-	argv := append([]string{"skeeper", cfg.KeeperDir, "--", self, "agent"}, os.Args[2:]...)
+	argv := append([]string{"skeeper", cfg.KeeperDir, "--", self, agentVerb}, os.Args[2:]...)
 	path := "/proc/self/fd/" + strconv.Itoa(int(file.Fd()))
 	return fmt.Errorf("start the keeper: %w", unix.Exec(path, argv, os.Environ()))
 }
@@ -130,7 +130,7 @@ func frugal() {
 
 func agentCommand() *cli.Command {
 	return &cli.Command{
-		Name: "agent", Hidden: true, Flags: runFlags(),
+		Name: agentVerb, Hidden: true, Flags: runFlags(),
 		Usage: "the agent itself, as the keeper starts it",
 		Action: func(c *cli.Context) error {
 			cfg, err := config(c)

@@ -51,6 +51,13 @@ func (d Dir) Make() error {
 	return os.Chmod(string(d), 0o700)
 }
 
+// How an agent ends that is of no use to start again: as it is called it cannot
+// work, or its node has been removed from the cluster. The keeper ends with it.
+const (
+	ExitUsage   = 64 // the keeper's own is 2
+	ExitRemoved = 65
+)
+
 // A Process is a process for certain: a pid is used again, a pid that started
 // at a given tick of a given boot is not.
 type Process struct {

@@ -76,6 +76,7 @@ func (ProbeResult) EnumDescriptor() ([]byte, []int) {
 
 type EpochRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"` // the caller's name; its key is that of the connection
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -110,9 +111,18 @@ func (*EpochRequest) Descriptor() ([]byte, []int) {
 	return file_skein_v1_peer_proto_rawDescGZIP(), []int{0}
 }
 
+func (x *EpochRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
 type EpochResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Epoch         *SignedEpoch           `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"` // absent: the first one, that of a cluster never re-formed
+	Epoch         *SignedEpoch           `protobuf:"bytes,1,opt,name=epoch,proto3" json:"epoch,omitempty"`      // absent: the first one, that of a cluster never re-formed
+	Removed       bool                   `protobuf:"varint,2,opt,name=removed,proto3" json:"removed,omitempty"` // no node of this name and key is in the cluster; only the leader says so, and only with a quorum
+	Leader        string                 `protobuf:"bytes,3,opt,name=leader,proto3" json:"leader,omitempty"`    // the address of who leads, if that is another
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -152,6 +162,20 @@ func (x *EpochResponse) GetEpoch() *SignedEpoch {
 		return x.Epoch
 	}
 	return nil
+}
+
+func (x *EpochResponse) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
+}
+
+func (x *EpochResponse) GetLeader() string {
+	if x != nil {
+		return x.Leader
+	}
+	return ""
 }
 
 // SignedEpoch is an Epoch with the CA's word for it.
@@ -1649,10 +1673,13 @@ var File_skein_v1_peer_proto protoreflect.FileDescriptor
 
 const file_skein_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x13skein/v1/peer.proto\x12\bskein.v1\x1a\x10log/v1/log.proto\x1a\x16skein/v1/cluster.proto\"\x0e\n" +
-	"\fEpochRequest\"<\n" +
+	"\x13skein/v1/peer.proto\x12\bskein.v1\x1a\x10log/v1/log.proto\x1a\x16skein/v1/cluster.proto\"\"\n" +
+	"\fEpochRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"n\n" +
 	"\rEpochResponse\x12+\n" +
-	"\x05epoch\x18\x01 \x01(\v2\x15.skein.v1.SignedEpochR\x05epoch\"A\n" +
+	"\x05epoch\x18\x01 \x01(\v2\x15.skein.v1.SignedEpochR\x05epoch\x12\x18\n" +
+	"\aremoved\x18\x02 \x01(\bR\aremoved\x12\x16\n" +
+	"\x06leader\x18\x03 \x01(\tR\x06leader\"A\n" +
 	"\vSignedEpoch\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\fR\x05epoch\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\"\x91\x01\n" +

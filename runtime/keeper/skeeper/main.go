@@ -9,6 +9,8 @@
 // SIGTERM stops the agent and then the keeper; containers run on. SIGHUP
 // executes a new keeper in place, which goes on with the containers: what the
 // file reload says, and then the agent is started anew as well, or else itself.
+// An agent that says that it will never work, or that its node was removed,
+// ends the keeper too, with a code of its own.
 // Under a service manager it speaks sd_notify for the agent.
 package main
 
@@ -28,53 +30,57 @@ func init() { runtime.LockOSThread() }
 func main() {
 	if len(os.Args) < 4 || os.Args[2] != "--" {
 		say("usage: skeeper KEEPER-DIR -- AGENT [ARG...]")
-		os.Exit(2)
+		os.Exit(usageCode)
 	}
-	if err := run(keeper.Dir(os.Args[1]), os.Args[3:]); err != nil {
+	code, err := run(keeper.Dir(os.Args[1]), os.Args[3:])
+	if err != nil {
 		say(err.Error())
-		os.Exit(1)
+		code = 1
 	}
+	os.Exit(code)
 }
 
-func run(dir keeper.Dir, argv []string) error {
+// run returns what to end with.
+func run(dir keeper.Dir, argv []string) (int, error) {
 	inherited := takeInherited()
 	if err := dir.Make(); err != nil {
-		return err
+		return 0, err
 	}
 	lock, err := lockFile(dir.Lock())
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer lock.Close()
 	if err := becomeSubreaper(); err != nil {
-		return err
+		return 0, err
 	}
 	children := make(chan os.Signal, 1) // one is enough: reaping takes all there are
 	signal.Notify(children, syscall.SIGCHLD)
 	orders := make(chan os.Signal, 8)
 	signal.Notify(orders, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	if err := keeper.WriteAside(dir.KeeperPID(), pidLine(os.Getpid())); err != nil {
-		return err
+		return 0, err
 	}
 	out, err := newCollector(dir)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, fd := range inherited {
 		_ = syscall.Close(fd) // the collector has opened them anew
 	}
 	heart, err := newHealth()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	s := supervisor{dir: dir, argv: argv, out: out, health: heart, boot: keeper.BootID()}
 	if err := s.adopt(); err != nil {
-		return err
+		return 0, err
 	}
 	_ = os.Unsetenv(reloaded)
 	go out.run()
 	go newFence(dir, s.boot).run()
-	return s.run(children, orders)
+	err = s.run(children, orders)
+	return s.code, err
 }
 
 func say(text string) { _, _ = os.Stderr.WriteString("skeeper: " + text + "\n") }

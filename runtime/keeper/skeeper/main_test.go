@@ -54,6 +54,9 @@ func play(role string) {
 	case "agent":
 		note(fmt.Sprintf("agent %d", os.Getpid()))
 		_ = syscall.Pause()
+	case "hopeless", "outcast":
+		note(fmt.Sprintf("agent %d", os.Getpid()))
+		os.Exit(map[string]int{"hopeless": keeper.ExitUsage, "outcast": keeper.ExitRemoved}[role])
 	case "beating":
 		beat := keeper.TakeBeat()
 		if err := beat(); err != nil {
@@ -140,6 +143,23 @@ func (s *stage) await(path string, ready func() bool) {
 		if err := w.Wait(s.t.Context()); err != nil {
 			s.t.Fatal(err)
 		}
+	}
+}
+
+func TestAnAgentThatWillNeverWorkEndsItsKeeper(t *testing.T) {
+	for role, want := range map[string]int{"hopeless": 2, "outcast": keeper.ExitRemoved} {
+		t.Run(role, func(t *testing.T) {
+			s := newStage(t, role)
+			s.start()
+			s.hear("agent")
+			state, err := s.cmd.Process.Wait()
+			if err != nil || state.ExitCode() != want {
+				t.Errorf("the keeper ended with %v, %v, want exit code %d", state, err, want)
+			}
+			if _, err := os.Stat(s.dir.KeeperPID()); err == nil {
+				t.Error("its pid file is still there")
+			}
+		})
 	}
 }
 

@@ -21,6 +21,9 @@ const (
 	patience   = 5 * time.Second // for the agent of a keeper that died
 )
 
+// usageCode is how a program ends that was called in a way that cannot work.
+const usageCode = 2
+
 // A supervisor keeps the agent running and reaps. All of it runs on the main
 // thread.
 type supervisor struct {
@@ -36,6 +39,7 @@ type supervisor struct {
 	delay    time.Duration
 	due      <-chan time.Time // when to start the agent
 	stopping bool
+	code     int // to end with
 }
 
 // run serves until a SIGTERM was obeyed.
@@ -163,6 +167,7 @@ func (s *supervisor) reap() {
 				say("the agent ended: " + how(status))
 				notify("STATUS=the agent ended, " + how(status) + "; containers run on")
 			}
+			s.giveUp(status)
 			s.again()
 			continue
 		}
@@ -175,6 +180,25 @@ func (s *supervisor) reap() {
 		}
 		reap(pid)
 	}
+}
+
+// giveUp ends the keeper with an agent that would end the same way for ever.
+func (s *supervisor) giveUp(status syscall.WaitStatus) {
+	if s.stopping || !status.Exited() {
+		return
+	}
+	why := ""
+	switch status.ExitStatus() {
+	case keeper.ExitUsage:
+		s.code, why = usageCode, "its settings cannot work"
+	case keeper.ExitRemoved:
+		s.code, why = keeper.ExitRemoved, "this node was removed from its cluster"
+	default:
+		return
+	}
+	say("the agent is not started again: " + why)
+	s.stopping = true
+	notify("STOPPING=1")
 }
 
 func how(status syscall.WaitStatus) string {

@@ -766,7 +766,8 @@ var (
 type JoinServiceClient interface {
 	Join(context.Context, *v1.JoinRequest) (*v1.JoinResponse, error)
 	// Epoch tells the newest cluster epoch that the callee obeys. It is signed by
-	// the cluster's CA, so it is as good from anybody.
+	// the cluster's CA, so it is as good from anybody. The leader also tells a node
+	// that was removed.
 	Epoch(context.Context, *v1.EpochRequest) (*v1.EpochResponse, error)
 }
 
@@ -780,7 +781,8 @@ func NewJoinServiceClient(client *connect.Client) JoinServiceClient {
 type JoinServiceHandler interface {
 	Join(context.Context, *v1.JoinRequest) (*v1.JoinResponse, error)
 	// Epoch tells the newest cluster epoch that the callee obeys. It is signed by
-	// the cluster's CA, so it is as good from anybody.
+	// the cluster's CA, so it is as good from anybody. The leader also tells a node
+	// that was removed.
 	Epoch(context.Context, *v1.EpochRequest) (*v1.EpochResponse, error)
 }
 
