@@ -190,7 +190,12 @@ sim-bugs: ## plant bugs one by one, and see after how many simulations each is f
 	CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 ./agent/agenttest -v -run '^TestPlantedBugsAreFound$$' -plant
 
 .PHONY: bench
-bench: root deps payload ## benchmarks
+bench: root build ## what skein does on this machine, a line a figure (RUN=regexp of chapters, N=runs)
+	$(GO) build -buildvcs=false -o bin/bench ./agent/agenttest/bench
+	bin/bench -n $(or $(N),20) -run '$(RUN)'
+
+.PHONY: bench-packages
+bench-packages: root deps payload ## the benchmarks of every package
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: demo

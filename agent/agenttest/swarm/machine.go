@@ -58,6 +58,7 @@ func (m *machine) enter(ctx context.Context) error {
 		seed := m.seeds[try%len(m.seeds)]
 		res, err := identity.Join(ctx, seed, m.token, key, m.name, m.addr.String(), m.dialFrom)
 		if err != nil {
+			m.log.Warn("not let in", "node", m.name, "err", err)
 			if try-m.turn > 20 {
 				return fmt.Errorf("join by %s: %w", seed, err)
 			}

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// machines that the swarm simulates.
+const machines = 1000
+
+// swarmState is what package main of the swarm prints.
+type swarmState struct {
+	Joined, Following, Reported, Pods, Running int
+}
+
+// swarm lets a thousand simulated agents join three real ones, and weighs the
+// leader when nothing happens any more.
+func swarm(ctx context.Context, b *bench) error {
+	program := filepath.Join(b.dir, "swarm")
+	//nolint:gosec // our own
+	if out, err := exec.CommandContext(ctx, "go", "build", "-o", program, "./agent/agenttest/swarm").CombinedOutput(); err != nil {
+		return fmt.Errorf("build the swarm: %w\n%s", err, out)
+	}
+	return b.with(ctx, 3, func(l *lab) error {
+		if err := l.whole(3); err != nil {
+			return err
+		}
+		leave, err := l.meadow()
+		defer leave()
+		if err != nil {
+			return err
+		}
+		token, err := l.skein("token", "create")
+		if err != nil {
+			return err
+		}
+		ctx, stop := context.WithCancel(ctx)
+		defer stop()
+		began := time.Now()
+		s, err := release(ctx, program, tokenIn(token))
+		if err != nil {
+			return err
+		}
+		defer s.wait()
+		defer stop()
+		all := func(n func(swarmState) int) func() (bool, error) {
+			return func() (bool, error) { return n(s.now()) >= machines, ctx.Err() }
+		}
+		if err := l.wait("the swarm to join", 4*time.Minute, all(func(s swarmState) int { return min(s.Following, s.Reported) })); err != nil {
+			return fmt.Errorf("%w (%+v)", err, s.now())
+		}
+		b.tell(figure{name: "1,000 simulated agents join, follow and have reported", unit: "s", goal: "20 s", values: []float64{seconds(time.Since(began))}})
+		if !rest(ctx, time.Minute) {
+			return ctx.Err()
+		}
+		return b.weighLeader(ctx, l)
+	})
+}
+
+// weighLeader samples the leader of a thousand idle nodes.
+func (b *bench) weighLeader(ctx context.Context, l *lab) error {
+	nodes, err := l.nodes()
+	if err != nil {
+		return err
+	}
+	pids, err := l.agents()
+	if err != nil {
+		return err
+	}
+	cpu := figure{name: "the leader of 1,000 idle agents: CPU", unit: "%", goal: "5 % of a core"}
+	mem := figure{name: "the leader of 1,000 idle agents: memory, PSS", unit: "MB", goal: "150 MB"}
+	pid := pids[nodes.leader]
+	for range b.runs {
+		before, err := cpuTime(pid)
+		if err != nil {
+			return err
+		}
+		began := time.Now()
+		if !rest(ctx, 3*time.Second) {
+			return ctx.Err()
+		}
+		after, err := cpuTime(pid)
+		if err != nil {
+			return err
+		}
+		m, err := memory(pid)
+		if err != nil {
+			return err
+		}
+		cpu.values = append(cpu.values, 100*(after-before).Seconds()/time.Since(began).Seconds())
+		mem.values = append(mem.values, m["Pss"])
+	}
+	b.tell(cpu)
+	b.tell(mem)
+	return nil
+}
+
+// wait is until, with a pause.
+func (l *lab) wait(what string, patience time.Duration, yes func() (bool, error)) error {
+	return l.until("wait for "+what, patience, func() (bool, error) {
+		rest(l.ctx, 20*time.Millisecond)
+		return yes()
+	})
+}
+
+// tokenIn finds the token in what "skein token create" prints.
+func tokenIn(text string) string {
+	for _, word := range strings.Fields(text) {
+		if strings.HasPrefix(word, "skein1-") {
+			return word
+		}
+	}
+	return ""
+}
+
+const (
+	meadowName = "skein-" + labName + "-swarm"
+	switchName = "skein-" + labName + "-switch"
+	meadowAddr = "10.213.0.200"
+)
+
+// meadow makes a network namespace in which every address of 10.214.0.0/16 is
+// local, and plugs it into the lab's switch.
+func (l *lab) meadow() (leave func(), err error) {
+	ip := func(args ...string) error {
+		out, err := exec.CommandContext(context.WithoutCancel(l.ctx), "ip", args...).CombinedOutput() //nolint:gosec // our own
+		if err != nil {
+			return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, out)
+		}
+		return nil
+	}
+	leave = func() {
+		if err := ip("netns", "del", meadowName); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+		}
+	}
+	steps := [][]string{
+		{"netns", "add", meadowName},
+		{"link", "add", "sw0", "netns", switchName, "type", "veth", "peer", "name", "eth0", "netns", meadowName},
+		{"-n", switchName, "link", "set", "sw0", "master", "br0", "up"},
+		{"-n", meadowName, "link", "set", "lo", "up"},
+		{"-n", meadowName, "link", "set", "eth0", "up"},
+		{"-n", meadowName, "addr", "add", meadowAddr + "/24", "dev", "eth0"},
+		{"-n", meadowName, "route", "add", "local", "10.214.0.0/16", "dev", "lo"},
+	}
+	for _, node := range []string{"n1", "n2", "n3"} {
+		steps = append(steps, []string{"-n", "skein-" + labName + "-" + node, "route", "add", "10.214.0.0/16", "via", meadowAddr})
+	}
+	for _, args := range steps {
+		if err := ip(args...); err != nil {
+			return leave, err
+		}
+	}
+	return leave, nil
+}
+
+// A released swarm tells how far it is.
+type released struct {
+	cmd  *exec.Cmd
+	done sync.WaitGroup
+	mu   sync.Mutex
+	last swarmState
+}
+
+func release(ctx context.Context, program, token string) (*released, error) {
+	join := "10.213.0.1:7373,10.213.0.2:7373,10.213.0.3:7373"
+	//nolint:gosec // our own
+	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", meadowName, program, "-join", join, "-token", token, "-nodes", fmt.Sprint(machines))
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	s := &released{cmd: cmd}
+	s.done.Go(func() {
+		for lines := bufio.NewScanner(out); lines.Scan(); {
+			var now swarmState
+			if json.Unmarshal(lines.Bytes(), &now) == nil {
+				s.mu.Lock()
+				s.last = now
+				s.mu.Unlock()
+			}
+		}
+	})
+	return s, nil
+}
+
+func (s *released) now() swarmState {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last
+}
+
+func (s *released) wait() {
+	s.done.Wait()
+	_ = s.cmd.Wait() // it was killed
+}
