@@ -172,7 +172,7 @@ fuzz: payload ## every fuzz target for FUZZTIME (30s) each
 
 # SEED repeats one simulation, RUNS says how often, or how many seeds from FROM on.
 # Failures leave their events in .cache/sim.
-SIM = mkdir -p $(CACHE)/sim && CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 ./agent/agenttest -v -run '^TestSimulation$$' -keep $(CACHE)/sim
+SIM = mkdir -p $(CACHE)/sim && CGO_ENABLED=0 GOGC=400 $(GO) test -count=1 -timeout 0 ./agent/agenttest -v -run '^TestSimulation$$' -keep $(CACHE)/sim
 SEED ?= 0
 FROM ?= 1
 RUNS ?= $(if $(filter-out 0,$(SEED)),10,100)
@@ -187,7 +187,7 @@ soak: ## simulate until told to stop, or until something fails
 
 .PHONY: sim-bugs
 sim-bugs: ## plant bugs one by one, and see after how many simulations each is found
-	CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 ./agent/agenttest -v -run '^TestPlantedBugsAreFound$$' -plant
+	CGO_ENABLED=0 GOGC=400 $(GO) test -count=1 -timeout 0 ./agent/agenttest -v -run '^TestPlantedBugsAreFound$$' -plant
 
 .PHONY: bench
 bench: root build ## what skein does on this machine, a line a figure (RUN=regexp of chapters, N=runs)

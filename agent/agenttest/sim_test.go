@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -32,38 +33,47 @@ func TestThreeMachinesFormACluster(t *testing.T) {
 
 // TestSimulation runs a few dozen seeds; "make sim" runs hundreds.
 func TestSimulation(t *testing.T) {
-	runs := max(*runsFlag, 1)
-	if *runsFlag == 0 && *seedFlag == 0 {
-		runs = 12
+	runs := *runsFlag
+	switch {
+	case runs == 0 && *seedFlag == 0:
+		runs = seedsByDefault
+	case runs == 0:
+		runs = 1
 	}
-	hits := 0
-	defer func() { t.Logf("%d of %d runs failed", hits, runs) }()
+	var hits atomic.Int64
+	t.Cleanup(func() { t.Logf("%d of %d runs failed", hits.Load(), runs) })
 	for i := range runs {
 		seed := *fromFlag + uint64(i) //nolint:gosec // small
 		if *seedFlag != 0 {
 			seed = *seedFlag
 		}
-		begin := time.Now()
-		problems, events := simulate(t, seed)
-		t.Logf("seed %d took %s", seed, time.Since(begin))
-		if len(problems) == 0 {
-			continue
-		}
-		hits++
-		dir := *keepFlag
-		if dir == "" {
-			dir = t.ArtifactDir()
-		}
-		path := filepath.Join(dir, fmt.Sprintf("seed-%d-run-%d.trace", seed, i+1))
-		if err := events.save(path); err != nil {
-			t.Error(err)
-		}
-		for _, p := range problems {
-			t.Errorf("seed %d: %s", seed, p)
-		}
-		if *oneFlag {
-			t.Fatalf("found by run %d", i+1)
-		}
-		t.Errorf("events of seed %d are in %s; %s runs it again", seed, path, replayLine(seed))
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			if t.Parallel(); *oneFlag && hits.Load() > 0 {
+				return
+			}
+			problems, events := simulate(t, seed)
+			if len(problems) == 0 {
+				return
+			}
+			hits.Add(1)
+			for _, p := range problems {
+				t.Errorf("broken: %s", p)
+			}
+			keep(t, seed, i, events)
+		})
 	}
+}
+
+// keep writes the events of a failure to a file, and tells which.
+func keep(t *testing.T, seed uint64, run int, events *trace) {
+	t.Helper()
+	dir := *keepFlag
+	if dir == "" {
+		dir = t.ArtifactDir()
+	}
+	path := filepath.Join(dir, fmt.Sprintf("seed-%d-run-%d.trace", seed, run+1))
+	if err := events.save(path); err != nil {
+		t.Error(err)
+	}
+	t.Errorf("its events are in %s; \"make sim SEED=%d\" runs it again", path, seed)
 }

@@ -1,7 +1,6 @@
 package agenttest
 
 import (
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -140,6 +139,3 @@ func (c *Cluster) recover(work *users) {
 	}
 	work.end()
 }
-
-// replayLine tells how to see a failure again.
-func replayLine(seed uint64) string { return fmt.Sprintf("make sim SEED=%d", seed) }

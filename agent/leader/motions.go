@@ -50,15 +50,21 @@ func (t *tally) shrink() (motion, time.Duration) {
 	return motion{demote, v.name, fmt.Sprintf("%d voters are wanted, and there are %d", t.want, len(t.voters))}, 0
 }
 
-// dispensable picks the voter to do without; never this one, which leads.
+// dispensable picks the voter to do without; never this one, which leads, nor one
+// without whom those that are well would be no majority of those that are left.
 func (t *tally) dispensable(among []seat) (seat, bool) {
 	inZone := map[string]int{}
+	well := 0
 	for _, v := range t.voters {
 		inZone[v.zone]++
+		if v.alive {
+			well++
+		}
 	}
+	left := len(t.voters) - 1
 	var found seat
 	for _, v := range among {
-		if v.name == t.self {
+		if v.name == t.self || v.alive && 2*(well-1) <= left {
 			continue
 		}
 		if found.name == "" || cmp.Or(

@@ -15,6 +15,7 @@ const (
 	deadMember = 24 * time.Hour  // before a member without a vote is removed
 	caughtUp   = 1000            // entries that a member may be behind and still be given a vote
 	lookAgain  = 100 * time.Millisecond
+	answersIn  = time.Second // a leader asks its members several times a second
 )
 
 // A seat is a node as the voter plan sees it.
@@ -26,6 +27,9 @@ type seat struct {
 	since  time.Duration // for how long it has been alive, or not
 	load   float64
 	caught bool // its log is nearly the leader's
+	// answers: raft hears it. Gossip, which alive is from, may learn later that
+	// it is back.
+	answers bool
 }
 
 // An assembly is all that the voter plan looks at.
@@ -122,6 +126,7 @@ func (a assembly) count() *tally {
 		if m.Name == a.self {
 			s.alive, s.caught = true, true
 		}
+		s.alive = s.alive || m.Voter && s.answers
 		if isMember[m.Name] = true; m.Voter {
 			votes[m.Name] = true
 			t.voters = append(t.voters, s)

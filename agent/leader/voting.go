@@ -52,6 +52,7 @@ func (r *reign) assemble(members []consensus.Member, now time.Time) assembly {
 		}
 		if p, ok := r.Voting.Progress(name); ok {
 			s.caught = p.Behind <= caughtUp && now.Sub(p.LastContact) < deadVoter
+			s.answers = now.Sub(p.LastContact) < answersIn
 		}
 		a.seats[name] = s
 	}

@@ -1,0 +1,7 @@
+//go:build race
+
+package agenttest
+
+// seedsByDefault is how many seeds a run of all tests has time for; the race
+// detector takes its time.
+const seedsByDefault = 4
