@@ -68,15 +68,11 @@ func (b *bench) rawBest(ctx context.Context) (best float64, err error) {
 
 // bundle writes the spec of some container of the lab for runc alone.
 func (b *bench) bundle() (map[string]any, error) {
-	paths, err := filepath.Glob(filepath.Join("/run/skein/lab", labName, "n1", "data", "containers", "*", "*", "bundle", "config.json"))
+	paths, err := filepath.Glob(filepath.Join("/run/skein/lab", labName, "n1", "data", "run", "bundles", "*", "config.json"))
 	if err != nil {
 		return nil, err
 	}
-	more, err := filepath.Glob(filepath.Join("/run/skein/lab", labName, "n1", "data", "containers", "*", "*", "config.json"))
-	if err != nil {
-		return nil, err
-	}
-	if paths = append(paths, more...); len(paths) == 0 {
+	if len(paths) == 0 {
 		return nil, errors.New("find the spec of a container of the lab: there is none")
 	}
 	text, err := os.ReadFile(paths[0])
