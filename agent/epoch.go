@@ -159,7 +159,7 @@ func (a *Agent) ask(ctx context.Context, addr string) (leader string, err error)
 	cancel()
 	if err != nil {
 		a.log.Debug("cannot learn what a node that refuses knows", "addr", addr, "err", err)
-		return "", nil //nolint:nilerr // it is asked again when it refuses again
+		return "", nil // it is asked again when it refuses again
 	}
 	own := a.id.Epoch()
 	switch epoch := word.Epoch; {

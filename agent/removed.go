@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -77,21 +78,21 @@ func stripAll(ctx context.Context, driver Driver) error {
 	}
 	var ends errgroup.Group
 	ends.SetLimit(stripWidth)
-	errs := make([]error, len(list))
+	ended := make([]error, len(list))
 	for i, s := range list {
 		ends.Go(func() error {
 			if s.State == container.Running {
-				errs[i] = ignoreGone(driver.Stop(ctx, s.ID, stripGrace))
+				ended[i] = ignoreGone(driver.Stop(ctx, s.ID, stripGrace))
 			}
-			if errs[i] == nil {
-				errs[i] = ignoreGone(driver.Remove(ctx, s.ID))
+			if ended[i] == nil {
+				ended[i] = ignoreGone(driver.Remove(ctx, s.ID))
 			}
 			return nil
 		})
 	}
 	_ = ends.Wait() // each has its own error
 	sandboxes, err := driver.Sandboxes(ctx)
-	errs = append(errs, err)
+	errs := append(slices.Clip(ended), err)
 	for _, s := range sandboxes {
 		errs = append(errs, ignoreGone(driver.RemoveSandbox(ctx, s.Pod)))
 	}

@@ -57,7 +57,7 @@ func (l *Lab) createToken(ctx context.Context, role string, watch ...*launch) (*
 			}
 		}
 		for _, n := range l.Nodes {
-			if !n.Joined && len(watch) == 0 {
+			if !n.Joined && len(watch) == 0 || l.removed(n) {
 				continue
 			}
 			res, last = call(ctx, l, n, func(ctx context.Context, c skeinv1connect.ClusterServiceClient) (*skeinv1.CreateTokenResponse, error) {
@@ -93,12 +93,13 @@ func plain(err error) string {
 	return err.Error()
 }
 
-// readyNodes are the names of the nodes that the cluster calls ready.
-func (l *Lab) readyNodes(ctx context.Context) (map[string]bool, error) {
+// readyNodes are the names of the nodes that the cluster calls ready, and whether
+// each votes.
+func (l *Lab) readyNodes(ctx context.Context) (voters map[string]bool, err error) {
 	req := &skeinv1.GetRequest{Kind: "nodes", Format: skeinv1.Format_FORMAT_JSON}
 	var errs []error
 	for _, n := range l.Nodes {
-		if n.Killed {
+		if n.Killed || l.removed(n) {
 			continue
 		}
 		res, err := call(ctx, l, n, func(ctx context.Context, c skeinv1connect.ClusterServiceClient) (*skeinv1.GetResponse, error) {
@@ -112,11 +113,17 @@ func (l *Lab) readyNodes(ctx context.Context) (map[string]bool, error) {
 	return nil, errors.Join(errs...)
 }
 
+// voterLabel is on the nodes that vote.
+const voterLabel = "skein.dev/voter"
+
 func parseReady(doc []byte) (map[string]bool, error) {
 	var list struct {
 		Items []struct {
-			Metadata struct{ Name string }
-			Status   struct {
+			Metadata struct {
+				Name   string
+				Labels map[string]string
+			}
+			Status struct {
 				Conditions []struct{ Type, Status string }
 			}
 		}
@@ -128,35 +135,76 @@ func parseReady(doc []byte) (map[string]bool, error) {
 	for _, item := range list.Items {
 		for _, c := range item.Status.Conditions {
 			if c.Type == "Ready" && c.Status == "True" {
-				out[item.Metadata.Name] = true
+				out[item.Metadata.Name] = item.Metadata.Labels[voterLabel] == "true"
 			}
 		}
 	}
 	return out, nil
 }
 
-// settle waits until the cluster calls every node ready.
+// What `up` waits for at the end.
+const (
+	wantVoters = 3 // of as many nodes or more: only then is any of them dispensable
+	votersWait = 15 * time.Second
+)
+
+// settle waits until the cluster calls every node ready and, where there are
+// enough of them, for a while until three vote.
 func (l *Lab) settle(ctx context.Context) error {
 	var missing []string
+	var voters int
 	var last error
-	ready := until(ctx, readyWait, func() bool {
+	look := func() {
 		var names map[string]bool
 		names, last = l.readyNodes(ctx)
-		missing = nil
+		missing, voters = nil, 0
 		for _, n := range l.Nodes {
-			if !names[n.Name] {
+			votes, ready := names[n.Name]
+			if !ready && !l.removed(n) {
 				missing = append(missing, n.Name)
 			}
+			if votes {
+				voters++
+			}
 		}
+	}
+	ready := until(ctx, readyWait, func() bool {
+		look()
 		return len(missing) == 0
 	})
 	switch {
 	case ready:
-		return nil
+		return l.awaitVoters(ctx, func() int {
+			look()
+			return voters
+		})
 	case ctx.Err() != nil:
 		return ctx.Err()
 	case last != nil:
 		return fmt.Errorf("ask for the nodes of lab %s: %w", l.Name, last)
 	}
 	return fault("look for the cause in "+l.dir+"/*/agent.log", "not ready after %v: %s", readyWait, strings.Join(missing, ", "))
+}
+
+// awaitVoters says so and goes on where too few vote: a person may have kept
+// nodes from it.
+func (l *Lab) awaitVoters(ctx context.Context, count func() int) error {
+	left := 0
+	for _, n := range l.Nodes {
+		if !l.removed(n) {
+			left++
+		}
+	}
+	if left < wantVoters {
+		return nil
+	}
+	voters := 0
+	until(ctx, votersWait, func() bool {
+		voters = count()
+		return voters >= wantVoters
+	})
+	if voters < wantVoters && ctx.Err() == nil {
+		l.say("only %d of the nodes vote", voters)
+	}
+	return ctx.Err()
 }

@@ -230,7 +230,7 @@ func (p *pass) dial(ctx context.Context) (net.Conn, error) {
 	})
 	var errs []error
 	for _, n := range l.Nodes {
-		if n.Killed || l.held(n) {
+		if n.Killed || l.held(n) || l.removed(n) {
 			continue
 		}
 		var c net.Conn

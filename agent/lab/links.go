@@ -83,7 +83,7 @@ func (l *Lab) Heal(ctx context.Context) error {
 			return err
 		}
 		n.Killed = false
-		if !n.Joined {
+		if !n.Joined || l.removed(n) {
 			continue // it has nothing to start with; `up` lets it join
 		}
 		w, err := l.start(n)
@@ -123,14 +123,14 @@ func (l *Lab) link(n *node) string {
 // reach says with how many nodes a node can talk, itself included: those that
 // reach most are the best to ask.
 func (l *Lab) reach(n *node) int {
-	if n.Killed {
+	if n.Killed || l.removed(n) {
 		return 0
 	}
 	mine := slices.IndexFunc(l.Cuts, func(g []string) bool { return slices.Contains(g, n.Name) })
 	count := 0
 	for _, other := range l.Nodes {
 		theirs := slices.IndexFunc(l.Cuts, func(g []string) bool { return slices.Contains(g, other.Name) })
-		if !other.Killed && (mine < 0 || theirs < 0 || mine == theirs) {
+		if !other.Killed && !l.removed(other) && (mine < 0 || theirs < 0 || mine == theirs) {
 			count++
 		}
 	}

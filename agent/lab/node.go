@@ -83,9 +83,21 @@ func (l *Lab) held(n *node) bool {
 	return err == nil
 }
 
-// awaitAPI waits until the agent of a node answers on its socket.
+// removed tells whether the agent of a node has learned that it is not in the
+// cluster any more. Its data stays until the lab goes.
+func (l *Lab) removed(n *node) bool {
+	_, err := os.Stat(filepath.Join(l.dataDir(n), "removed"))
+	return err == nil
+}
+
+// awaitAPI waits until the agent of a node answers on its socket, or has ended
+// because the node was removed from the cluster meanwhile.
 func (l *Lab) awaitAPI(ctx context.Context, w *launch) error {
 	if until(ctx, startWait, func() bool { return w.ended() || l.answers(ctx, w.node) }) && !w.ended() {
+		return nil
+	}
+	if l.removed(w.node) {
+		l.say("%s was removed from the cluster: it runs nothing", w.node.Name)
 		return nil
 	}
 	return l.notUp(ctx, w)
@@ -215,6 +227,9 @@ func (l *Lab) powered(name string) (*node, error) {
 	n, err := l.node(name)
 	if err == nil && n.Killed {
 		err = fault("give it power with \"skeind lab heal"+l.flag()+"\"", "node %s was killed: it has no agent", name)
+	}
+	if err == nil && l.removed(n) {
+		err = fault("a lab that is whole is made anew with \"skeind lab down"+l.flag()+"\" and \"skeind lab up"+l.flag()+"\"", "node %s was removed from the cluster: it has no agent", name)
 	}
 	return n, err
 }

@@ -51,7 +51,7 @@ func (l *Lab) Renumber(ctx context.Context) error {
 	}
 	var g errgroup.Group
 	for i, n := range l.Nodes {
-		if !n.Joined {
+		if !n.Joined || l.removed(n) {
 			continue // it has nothing to start with; `up` lets it join
 		}
 		other := l.Nodes[0]

@@ -15,7 +15,7 @@ import (
 // A Row is one node as `status` shows it.
 type Row struct {
 	Node    string
-	State   string // running, stopped, killed; starting while its keeper has no agent; down without a keeper
+	State   string // running, stopped, killed; starting while its keeper has no agent; down without a keeper; removed from the cluster
 	PID     int    // of the agent; 0 for none
 	Address string
 	Link    string
@@ -33,6 +33,8 @@ func (l *Lab) Status() []Row {
 			r.State = "killed"
 		case running:
 			r.State, r.PID = "running", agent.PID
+		case l.removed(n):
+			r.State = "removed"
 		case l.held(n):
 			r.State = "stopped"
 		case kept:

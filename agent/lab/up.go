@@ -125,12 +125,15 @@ func (l *Lab) launch(ctx context.Context) error {
 	return l.join(ctx, fresh, token.GetToken())
 }
 
-// split tells nodes that have been a part of the cluster from new ones.
+// split tells nodes that have been a part of the cluster from new ones. Those
+// that were removed are neither.
 func (l *Lab) split() (old, fresh []*node) {
 	for _, n := range l.Nodes {
-		if n.Joined {
+		switch {
+		case l.removed(n):
+		case n.Joined:
 			old = append(old, n)
-		} else {
+		default:
 			fresh = append(fresh, n)
 		}
 	}

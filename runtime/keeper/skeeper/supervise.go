@@ -187,7 +187,7 @@ func (s *supervisor) giveUp(status syscall.WaitStatus) {
 	if s.stopping || !status.Exited() {
 		return
 	}
-	why := ""
+	var why string
 	switch status.ExitStatus() {
 	case keeper.ExitUsage:
 		s.code, why = usageCode, "its settings cannot work"
