@@ -57,12 +57,13 @@ truncate -s 512M "$work/in.img"
 mke2fs -q -t ext4 -d "$in" "$work/in.img"
 rm -rf "$in"
 
+# The lab keeps its data in /run, which gets a tenth of the memory.
 # One processor: emulated ones that wait for each other stall on a busy machine.
 # The image stays as it is: what the machine writes is for this run.
 qemu-img create -q -f qcow2 -F raw -b "$PWD/$cache/$key/root.img" "$work/root.qcow2"
 mkfifo "$work/said"
 timeout "$limit" qemu-system-x86_64 -nodefaults -no-user-config -display none \
-	-machine "q35,accel=${VM_ACCEL:-tcg}" -cpu max -smp "${VM_CPUS:-1}" -m 2048 -nic none \
+	-machine "q35,accel=${VM_ACCEL:-tcg}" -cpu max -smp "${VM_CPUS:-1}" -m 4096 -nic none \
 	-kernel "$cache/$key/vmlinuz" -initrd "$cache/$key/initrd" \
 	-append 'root=/dev/vda rw console=ttyS0 quiet systemd.show_status=0 mitigations=off panic=-1 vmtest.only='"$only" \
 	-drive "file=$work/root.qcow2,if=virtio,format=qcow2,cache=unsafe" \
