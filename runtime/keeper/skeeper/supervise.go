@@ -261,9 +261,8 @@ func dismiss(p keeper.Process) error {
 func (s *supervisor) reload() {
 	argv, path := os.Args, "/proc/self/exe"
 	env := os.Environ()
-	if text, err := os.ReadFile(s.dir.Reload()); err == nil {
-		argv = strings.Split(strings.TrimRight(string(text), "\x00"), "\x00")
-		path = argv[0]
+	if again, err := s.dir.ReloadArgs(); err == nil {
+		argv, path = again, again[0]
 		env = append(env, reloaded+"=1")
 	}
 	keepOnExec(s.health.fd)
