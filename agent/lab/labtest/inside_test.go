@@ -51,6 +51,46 @@ func TestExecPassesCodesInputAndTerminalsOn(t *testing.T) {
 	}
 }
 
+func TestCtrlCEndsWhatRunsOnATerminal(t *testing.T) {
+	l := raise(t, 1)
+	runWeb(l, "1")
+	pod := l.only("web")
+	master, slave, err := openPTY()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Close()
+	cmd := l.command("skein", "exec", "-it", pod, "--", "/bin/demo", "cat", "/dev/tty")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = slave.Close()
+	stuck := time.AfterFunc(20*time.Second, func() { _ = cmd.Process.Kill() })
+	defer stuck.Stop()
+	l.await(comeback, "the program runs", func() string {
+		if got := processes(t, l.pod(pod).Spec.NodeName); len(got[string(l.pod(pod).UID)+"/web.0"]) < 2 {
+			return fmt.Sprint(got)
+		}
+		return ""
+	})
+	_, _ = master.Write([]byte("hello\n"))
+	lines := bufio.NewReader(master)
+	for range 2 { // its own echo, and the program's
+		if line, err := lines.ReadString('\n'); err != nil || strings.TrimSpace(line) != "hello" {
+			t.Fatalf("the terminal shows %q (%v), want hello", line, err)
+		}
+	}
+	_, _ = master.Write([]byte{3})
+	go func() { _, _ = io.Copy(io.Discard, lines) }()
+	err = cmd.Wait()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 128+int(syscall.SIGINT) {
+		t.Errorf("exec -it ended with %v, want 130", err)
+	}
+}
+
 // resize runs a program on a terminal in a Pod, whose size changes.
 func (l *lab) resize(pod string) {
 	l.Helper()

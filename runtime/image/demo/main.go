@@ -20,10 +20,19 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	ctx, stop := context.Background(), func() {}
+	if heeds(os.Args[1:]) {
+		ctx, stop = signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
+	}
 	code := run(ctx, os.Args[1:])
 	stop()
 	os.Exit(code)
+}
+
+// heeds tells whether a command ends by itself when it is asked to. All others
+// die of the signal: one that reads a terminal would not notice.
+func heeds(args []string) bool {
+	return len(args) == 0 || args[0] == "serve" || args[0] == "sleep" || args[0] == "get"
 }
 
 // usage lists the commands.
