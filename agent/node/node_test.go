@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -198,6 +199,10 @@ func TestAnImageThatCannotBeHadIsSaidAndTriedAgain(t *testing.T) {
 		if wait == nil || wait.Reason != "ImagePullBackOff" || !strings.Contains(wait.Message, "no machine has it") {
 			t.Fatalf("waits for %+v, want ImagePullBackOff with the reason", wait)
 		}
+		want := []string{"ErrImagePull", "ImagePullBackOff", "ImagePullBackOff", "ImagePullBackOff"} // at 0, 2, 6 and 14 s
+		if got := w.warnings(t); !slices.Equal(got, want) {
+			t.Errorf("events %q, want one of each attempt: %q", got, want)
+		}
 		w.mu.Lock()
 		delete(w.absent, "web")
 		w.mu.Unlock()
@@ -206,6 +211,25 @@ func TestAnImageThatCannotBeHadIsSaidAndTriedAgain(t *testing.T) {
 			t.Error("the Pod does not run although its image is there")
 		}
 	})
+}
+
+// warnings lists the reasons of the warnings that were told.
+func (w *world) warnings(t *testing.T) (reasons []string) {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, req := range w.reports {
+		for _, body := range req.GetEvents() {
+			var e corev1.Event
+			if err := json.Unmarshal(body, &e); err != nil {
+				t.Fatal(err)
+			}
+			if e.Type == corev1.EventTypeWarning {
+				reasons = append(reasons, e.Reason)
+			}
+		}
+	}
+	return reasons
 }
 
 func TestWithoutALeaderPodsRunOnAndTheNextOneHearsIt(t *testing.T) {

@@ -22,6 +22,7 @@ func (e *PullError) Unwrap() error { return e.Err }
 type pull struct {
 	cancel context.CancelFunc
 	tries  int
+	before *note // of the attempt that failed before this one
 
 	mu     sync.Mutex
 	done   bool
@@ -35,7 +36,7 @@ type pull struct {
 func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container) (digest string, again time.Time) {
 	p := w.pulls[c.Name]
 	if p == nil {
-		w.fetch(ctx, pod, c, 0)
+		w.fetch(ctx, pod, c, 0, nil)
 		return "", time.Time{}
 	}
 	p.mu.Lock()
@@ -49,13 +50,13 @@ func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	case time.Now().Before(p.at):
 		return "", p.at
 	}
-	w.fetch(ctx, pod, c, p.tries)
+	w.fetch(ctx, pod, c, p.tries, p.note())
 	return "", time.Time{}
 }
 
-func (w *worker) fetch(ctx context.Context, pod *corev1.Pod, c *corev1.Container, tries int) {
+func (w *worker) fetch(ctx context.Context, pod *corev1.Pod, c *corev1.Container, tries int, before *note) {
 	ctx, cancel := context.WithCancel(ctx)
-	p := &pull{cancel: cancel, tries: tries + 1}
+	p := &pull{cancel: cancel, tries: tries + 1, before: before}
 	w.pulls[c.Name] = p
 	if w.notes[c.Name] == nil {
 		w.notes[c.Name] = &note{"ContainerCreating", ""}
@@ -68,6 +69,9 @@ func (w *worker) fetch(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 		p.done, p.digest, p.err = true, digest, err
 		if err != nil {
 			p.at = time.Now().Add(max(time.Second, min(pullMax, time.Second<<min(p.tries, 10))))
+		}
+		if n := p.note(); n != nil && ctx.Err() == nil {
+			w.node.reports.event(pod, w.node.cfg.Name, corev1.EventTypeWarning, n.reason, "container "+c.Name+": "+n.message)
 		}
 		w.wake()
 	})
@@ -84,7 +88,16 @@ func (w *worker) pullNote(name string) *note {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.done || p.err == nil {
+	return p.note()
+}
+
+// note says why the image is not there: the last attempt's reason also while the
+// next one is under way. The caller holds mu.
+func (p *pull) note() *note {
+	if !p.done {
+		return p.before
+	}
+	if p.err == nil {
 		return nil
 	}
 	reason := "ErrImagePull"

@@ -100,6 +100,9 @@ func (s *Store) ingest(ctx context.Context, r io.Reader) (*tarball, error) {
 			}
 			return a, nil
 		}
+		if n == 0 && (errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF)) {
+			return nil, errNoTar
+		}
 		if err != nil {
 			return nil, asInvalid(err)
 		}
@@ -111,6 +114,9 @@ func (s *Store) ingest(ctx context.Context, r io.Reader) (*tarball, error) {
 		}
 	}
 }
+
+// errNoTar says what every reader of rubbish finds.
+var errNoTar = &InvalidError{Err: errors.New("this is no tar, packed or not")}
 
 // asInvalid marks what a reader of untrusted bytes says of them.
 func asInvalid(err error) error {

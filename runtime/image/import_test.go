@@ -164,7 +164,9 @@ func TestArchivesThatAreRefused(t *testing.T) {
 		want    string
 	}{
 		"nothing":                    {nil, "no archive of images"},
-		"text":                       {[]byte(strings.Repeat("this is no tar ", 100)), "damaged or cut short"},
+		"text":                       {[]byte(strings.Repeat("this is no tar ", 100)), "this is no tar"},
+		"text in gzip":               {gz(t, []byte(strings.Repeat("this is no tar ", 100))), "this is no tar"},
+		"a few letters":              {[]byte("hello"), "this is no tar"},
 		"another tar":                {layer(t, file("README", "hi")), "no archive of images"},
 		"cut short":                  {good[:len(good)/2+100], "damaged or cut short"},
 		"cut short in gzip":          {gz(t, good)[:500], "unexpected EOF"},
