@@ -64,6 +64,8 @@ func (s *session) statusCommand() *cli.Command {
 		Usage:    "the cluster on one screen",
 		UsageText: `skein status                          nodes, leader, voters, what is not as wanted
 skein status -o json                  the same facts for a program`,
+		Description: "While the leader holds something back so that one trouble does not become another, it says which brake holds, since when, until when and why (in JSON: brakes). " +
+			"Without a leader, all that shows objects answers from a voter's copy, or from what a node keeps for itself: a warning on standard error says how old that is and what it cannot tell (in JSON: ageMs and partial).",
 		Flags:  []cli.Flag{&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "`FORMAT` json"}},
 		Action: s.status,
 	}

@@ -27,7 +27,7 @@ func (s *session) runCommand() *cli.Command {
 skein run web --image skein/demo:v1 --port 8080 --env COLOR=blue
 skein run once --image busybox -- sleep 3600             a command of its own
 skein run web --image skein/demo:v1 --dry-run -o yaml    the manifest, to keep and edit`,
-		Description: "The Deployment, and its Pods, are labelled app=NAME. What follows -- are the arguments of the image's entrypoint; with --command they replace it.",
+		Description: "The Deployment, and its Pods, are labelled app=NAME. What follows -- are the arguments of the image's entrypoint; with --command they replace it. No probe is set, with --port neither: a Pod counts as ready as soon as its process runs. For more, add one to the manifest that --dry-run -o yaml prints, and apply that.",
 		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "image", Usage: "the `IMAGE` to run (required)"},
 			&cli.IntFlag{Name: "replicas", Value: 1, Usage: "`N` Pods"},
