@@ -217,15 +217,15 @@ func (n *Node) insist(ctx context.Context, r *raft.Raft, now *reign, do func() e
 	}
 }
 
-// stalled is called when a log write takes too long. Heartbeats would go on
+// stalled is called when a log write takes too long, or is refused. Heartbeats would go on
 // without the disk and keep others from electing, so a leader among several
 // voters leaves the network until it has stepped down.
 func (n *Node) stalled() {
 	if len(n.otherVoters()) == 0 {
-		n.log.Error("log write hangs", "after", n.cfg.StallAfter)
+		n.log.Error("the disk does not take what the log has to keep")
 		return
 	}
-	n.log.Error("log write hangs, leaving the network", "after", n.cfg.StallAfter)
+	n.log.Error("the disk does not take what the log has to keep, leaving the network")
 	n.gate.close()
 	if r := n.reign.Load(); r != nil {
 		r.end()

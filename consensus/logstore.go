@@ -4,22 +4,15 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/hashicorp/raft"
 )
 
-// A logStore watches over the store of the log. It tells when a write hangs,
-// and it knows the latest configuration together with its index, which the
-// library keeps to itself.
+// A logStore watches over the store of the log. It knows the latest
+// configuration together with its index, which the library keeps to itself.
 type logStore struct {
 	raft.LogStore
-	patience time.Duration
-	stalled  func() // a write takes longer than patience
-	returned func() // called by the writer when such a write has ended
-
-	stallMu sync.Mutex
-	hanging int
+	writes *writing
 
 	configMu sync.Mutex
 	base     configuration   // of the newest snapshot
@@ -32,8 +25,8 @@ type configuration struct {
 	servers []raft.Server
 }
 
-func newLogStore(inner raft.LogStore, snaps raft.SnapshotStore, patience time.Duration, stalled, returned func()) (*logStore, error) {
-	l := &logStore{LogStore: inner, patience: patience, stalled: stalled, returned: returned}
+func newLogStore(inner raft.LogStore, snaps raft.SnapshotStore, writes *writing) (*logStore, error) {
+	l := &logStore{LogStore: inner, writes: writes}
 	metas, err := snaps.List() // newest first
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", err)
@@ -53,7 +46,7 @@ func (l *logStore) IsMonotonic() bool {
 func (l *logStore) StoreLog(log *raft.Log) error { return l.StoreLogs([]*raft.Log{log}) }
 
 func (l *logStore) StoreLogs(logs []*raft.Log) error {
-	err := l.timed(func() error { return l.LogStore.StoreLogs(logs) })
+	err := l.writes.do(func() error { return l.LogStore.StoreLogs(logs) })
 	if err != nil {
 		return err
 	}
@@ -73,7 +66,7 @@ func (l *logStore) GetLog(index uint64, log *raft.Log) error {
 }
 
 func (l *logStore) DeleteRange(from, to uint64) error {
-	if err := l.LogStore.DeleteRange(from, to); err != nil {
+	if err := l.writes.do(func() error { return l.LogStore.DeleteRange(from, to) }); err != nil {
 		return err
 	}
 	l.configMu.Lock()
@@ -112,40 +105,6 @@ func (l *logStore) latest() configuration {
 		return l.tail[n-1]
 	}
 	return l.base
-}
-
-// timed runs a write and raises the alarm if it takes too long.
-func (l *logStore) timed(write func() error) error {
-	ended, late := false, false // guarded by stallMu
-	alarm := time.AfterFunc(l.patience, func() {
-		l.stallMu.Lock()
-		defer l.stallMu.Unlock()
-		if ended {
-			return
-		}
-		late = true
-		l.hanging++
-		l.stalled()
-	})
-	err := write()
-	alarm.Stop()
-	l.stallMu.Lock()
-	ended = true
-	if late {
-		l.hanging--
-	}
-	l.stallMu.Unlock()
-	if late {
-		l.returned()
-	}
-	return err
-}
-
-// hangs reports whether a write takes too long right now.
-func (l *logStore) hangs() bool {
-	l.stallMu.Lock()
-	defer l.stallMu.Unlock()
-	return l.hanging > 0
 }
 
 // snapshots lets the logStore know of the configuration in each snapshot.

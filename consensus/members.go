@@ -98,9 +98,9 @@ func (n *Node) LastContact() time.Time {
 	}
 }
 
-// Stalled reports whether a write to the log has been taking too long and has
-// not ended yet.
-func (n *Node) Stalled() bool { return n.logs.hangs() }
+// Stalled reports whether a write to the log has been taking too long, or is
+// refused by the disk, and has not ended yet.
+func (n *Node) Stalled() bool { return n.writes.hangs() }
 
 // Term returns the term that this node knows of, 0 outside of Run.
 func (n *Node) Term() uint64 {
@@ -156,6 +156,9 @@ func (n *Node) Confirm(ctx context.Context) error {
 	now := n.reign.Load()
 	if !now.isReady() {
 		return ErrNotLeader
+	}
+	if len(n.otherVoters()) == 0 {
+		return nil // nobody else could lead; and raft itself may wait for a disk
 	}
 	// Raft counts answers to heartbeats that it sent before it was asked, which
 	// after a pause of the whole process may be old. So the gate counts too.

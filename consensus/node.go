@@ -55,6 +55,11 @@ type Config struct {
 	SnapshotThreshold  uint64        // 50,000 entries after the last snapshot
 	TrailingLogs       uint64        // 20,000 entries kept behind a snapshot
 	StallAfter         time.Duration // 2 s: a log write longer than this takes the node off the network
+
+	// Writes is called before each attempt to write to the log, and what it
+	// returns with the outcome, at once after it: who makes room on a disk that
+	// is full is given a second attempt. nil: nobody wants to know.
+	Writes func() (ended func(error))
 }
 
 func (c *Config) complete() error {
@@ -83,6 +88,9 @@ func (c *Config) complete() error {
 		if *value == 0 {
 			*value = preset
 		}
+	}
+	if c.Writes == nil {
+		c.Writes = func() func(error) { return func(error) {} }
 	}
 	if c.SnapshotThreshold == 0 {
 		c.SnapshotThreshold = 50_000
@@ -118,6 +126,7 @@ type Node struct {
 	cfg    Config
 	log    *slog.Logger
 	store  *state.Store
+	writes *writing
 	logs   *logStore
 	gate   *gate
 	queue  queue
@@ -153,7 +162,8 @@ func Open(cfg Config) (*Node, error) {
 		reigns: make(chan *reign, 1),
 	}
 	n.leader.changed = make(chan struct{})
-	n.logs, err = newLogStore(cfg.Log, cfg.Snapshots, cfg.StallAfter, n.stalled, n.recovered)
+	n.writes = newWriting(&n.cfg, n.stalled, n.recovered)
+	n.logs, err = newLogStore(cfg.Log, cfg.Snapshots, n.writes)
 	if err != nil {
 		return nil, err
 	}
@@ -172,12 +182,14 @@ func (n *Node) bootstrap() error {
 		ID:       raft.ServerID(n.cfg.Name),
 		Address:  raft.ServerAddress(n.cfg.Name),
 	}}}
-	err := raft.BootstrapCluster(n.cfg.raft(), n.logs, n.cfg.Stable, n.cfg.Snapshots, n.gate, alone)
+	err := raft.BootstrapCluster(n.cfg.raft(), n.logs, n.stable(), n.cfg.Snapshots, n.gate, alone)
 	if err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
 		return fmt.Errorf("bootstrap: %w", err)
 	}
 	return nil
 }
+
+func (n *Node) stable() stable { return stable{n.cfg.Stable, n.writes} }
 
 // Store returns the agreed objects as far as this node knows them. Only members
 // hear of changes.
@@ -196,7 +208,7 @@ func (n *Node) Run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("make log cache: %w", err), n.gate.Close())
 	}
-	r, err := raft.NewRaft(rc, &fsm{store: n.store, codec: newCodec()}, cache, n.cfg.Stable, snapshots{n.cfg.Snapshots, n.logs}, n.gate)
+	r, err := raft.NewRaft(rc, &fsm{store: n.store, codec: newCodec()}, cache, n.stable(), snapshots{n.cfg.Snapshots, n.logs}, n.gate)
 	if err != nil {
 		return errors.Join(fmt.Errorf("start raft: %w", err), n.gate.Close())
 	}
@@ -226,6 +238,7 @@ func (n *Node) Run(ctx context.Context) error {
 	go func() {
 		defer close(stopped)
 		n.handOver(life, r)
+		n.writes.stop()
 		<-dutiesDone
 		n.queue.close()
 		n.refuseCalls()
@@ -246,7 +259,7 @@ func (n *Node) awaitStop(stopped <-chan struct{}) error {
 		case <-stopped:
 			return nil
 		case <-time.After(10 * time.Second):
-			if n.logs.hangs() {
+			if n.writes.hangs() {
 				return errors.New("stop raft: a write to its log hangs")
 			}
 		}
@@ -256,7 +269,7 @@ func (n *Node) awaitStop(stopped <-chan struct{}) error {
 // handOver gives leadership to the voter that is furthest along and answers. It
 // tries each once.
 func (n *Node) handOver(ctx context.Context, r *raft.Raft) {
-	if n.logs.hangs() {
+	if n.writes.hangs() {
 		return
 	}
 	for _, name := range n.heirs() {

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 
 	"github.com/hashicorp/raft"
-	wal "github.com/hashicorp/raft-wal"
 )
 
 // segmentSize is what a log file on disk takes from the beginning. Small, because
@@ -29,18 +28,23 @@ type Stores struct {
 // Node.Run.
 func OpenStores(dir string, log *slog.Logger) (*Stores, error) {
 	logDir := filepath.Join(dir, "log")
-	if err := os.MkdirAll(logDir, 0o700); err != nil {
-		return nil, fmt.Errorf("make log directory: %w", err)
+	for _, d := range []string{logDir, filepath.Join(dir, "snapshots")} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return nil, fmt.Errorf("make directory for the log: %w", err)
+		}
+	}
+	// What lies in a folder whose name is lost is lost with it.
+	if err := SyncDirs(filepath.Dir(dir), dir); err != nil {
+		return nil, err
 	}
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	bridge := newBridge(log)
-	w, err := wal.Open(logDir, wal.WithSegmentSize(segmentSize), wal.WithLogger(bridge), wal.WithMetaStore(new(walMeta)))
+	w, err := openWalStore(logDir, log)
 	if err != nil {
-		return nil, fmt.Errorf("open log in %s: %w", logDir, err)
+		return nil, err
 	}
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, 2, bridge)
+	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, 2, newBridge(log))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open snapshots in %s: %w", dir, err), w.Close())
 	}
@@ -48,9 +52,4 @@ func OpenStores(dir string, log *slog.Logger) (*Stores, error) {
 }
 
 // Close closes the stores.
-func (s *Stores) Close() error {
-	if err := s.Closer.Close(); err != nil {
-		return fmt.Errorf("close log: %w", err)
-	}
-	return nil
-}
+func (s *Stores) Close() error { return s.Closer.Close() }
