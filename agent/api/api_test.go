@@ -263,6 +263,25 @@ func TestATokenThatIsWrongOldOrRevokedOpensNothing(t *testing.T) {
 	}
 }
 
+func TestOnlyALeaderWithAQuorumCallsANodeRemoved(t *testing.T) {
+	w := newWorld(t)
+	j := &joiner{Server: w.server}
+	for name, tt := range map[string]struct {
+		node, key, leader string
+		want              bool
+	}{
+		"in the cluster":        {"n1", "f1", "n1", false},
+		"removed":               {"n9", "f9", "n1", true},
+		"removed and made anew": {"n1", "f0", "n1", true},
+		"which a quorum left":   {"n9", "f9", "n2", false},
+	} {
+		w.agreed.lead(tt.leader)
+		if got := j.removed(t.Context(), tt.node, tt.key); got != tt.want {
+			t.Errorf("%s: removed %t, want %t", name, got, tt.want)
+		}
+	}
+}
+
 func TestANodeSpeaksOfItselfAndItsOwnPodsAlone(t *testing.T) {
 	w := newWorld(t)
 	pod := func(name, node string) *corev1.Pod {
