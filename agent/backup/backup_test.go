@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,13 +34,15 @@ func TestTheNewestSnapshotsAreKept(t *testing.T) {
 		}
 	}
 	synctest.Test(t, func(t *testing.T) {
-		index, full := uint64(1), false
+		var index atomic.Uint64
+		var full atomic.Bool
+		index.Store(1)
 		k := New(Config{
 			Dir: dir, Every: time.Hour, Keep: 2, Logger: slog.New(slog.DiscardHandler),
-			Index: func() (uint64, bool) { return index, true },
+			Index: func() (uint64, bool) { return index.Load(), true },
 			Write: func(_ context.Context, w io.Writer) error {
 				_, err := io.WriteString(w, "state")
-				if full {
+				if full.Load() {
 					err = errors.New("no space left on device")
 				}
 				return err
@@ -58,19 +61,21 @@ func TestTheNewestSnapshotsAreKept(t *testing.T) {
 		if got := files(t, dir); len(got) != 3 {
 			t.Errorf("nothing has changed, yet there is another: %v", got)
 		}
-		for index = 2; index < 5; index++ {
+		for i := range uint64(3) {
+			index.Store(2 + i)
 			hour()
 		}
 		before := files(t, dir)
 		if len(before) != 3 || before[1] < "skein-2000010" {
 			t.Errorf("%v, want the note and the newest two", before)
 		}
-		index, full = 9, true
+		index.Store(9)
+		full.Store(true)
 		hour()
 		if got := files(t, dir); len(got) != len(before) || got[1] != before[1] {
 			t.Errorf("a full disk: %v, want %v as before", got, before)
 		}
-		full = false
+		full.Store(false)
 		hour()
 		if got := files(t, dir); got[2] == before[2] {
 			t.Errorf("the disk has room again, and there is no new snapshot: %v", got)
