@@ -28,6 +28,7 @@ import (
 	"github.com/skein-dev/skein/consensus"
 	"github.com/skein-dev/skein/consensus/state"
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
+	"github.com/skein-dev/skein/runtime/disk"
 )
 
 // An Agent is all of skein on one machine.
@@ -42,6 +43,7 @@ type Agent struct {
 	peers   *peers
 	images  *images
 	sampler *sampler
+	disk    *disk.Disk
 
 	suspicions *suspicions
 	doubts     chan string // addresses that refuse to speak to this node
@@ -91,6 +93,11 @@ func New(ctx context.Context, cfg Config) (a *Agent, err error) {
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return a, fmt.Errorf("make the data directory: %w", err)
 	}
+	medium, err := cfg.World.Disk(cfg)
+	if err != nil {
+		return a, err
+	}
+	a.disk = disk.New(cfg.DataDir, medium, a.log)
 	if !cfg.Advertise.IsValid() {
 		addr, err := ownAddress(ctx, cfg.Join)
 		if err != nil {
@@ -131,13 +138,13 @@ func (a *Agent) agree() error {
 	a.raft, err = consensus.Open(consensus.Config{
 		Name: a.cfg.Name, Log: a.stores.Log, Stable: a.stores.Stable, Snapshots: a.stores.Snapshots,
 		Transport: transport, Logger: a.log, Bootstrap: a.unseeded(),
-		CommitTimeout: commitTimeout,
+		CommitTimeout: commitTimeout, Writes: a.disk.Write,
 	})
 	if err != nil {
 		return fmt.Errorf("open consensus: %w", err)
 	}
 	a.replica = consensus.NewReplica(consensus.ReplicaConfig{
-		Path: filepath.Join(a.cfg.DataDir, "replica"), Source: a.source, Logger: a.log,
+		Path: filepath.Join(a.cfg.DataDir, "replica"), Source: a.source, Logger: a.log, Writes: a.disk.Write,
 		Selectors: []state.Selector{
 			{Kind: object.KindNode},
 			{Kind: object.KindImage},
@@ -150,7 +157,11 @@ func (a *Agent) agree() error {
 
 // meet makes this node's part in the gossip.
 func (a *Agent) meet() error {
-	epoch, err := bootEpoch(a.cfg.DataDir, time.Now())
+	var epoch uint64
+	err := a.disk.Do(func() (err error) {
+		epoch, err = bootEpoch(a.cfg.DataDir, time.Now())
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("count the starts of this agent: %w", err)
 	}
@@ -219,7 +230,7 @@ func (a *Agent) assemble() error {
 	})
 	a.api = api.New(api.Config{
 		Name: a.cfg.Name, Consensus: a.raft, Duties: a.duties, Peers: a.peers, Pods: pods{a},
-		Images: a.images, Voting: a.voting, Copy: a.replica, Brakes: a.brakes, UID: uid, Random: rand.Reader, Logger: a.log,
+		Images: a.images, Voting: a.voting, Copy: a.replica, Brakes: a.brakes, Pressure: a.pressures, UID: uid, Random: rand.Reader, Logger: a.log,
 		Versions: versions(a.cfg),
 		Cluster: api.Cluster{
 			ID: a.id.ClusterID(), CA: a.id.CA(), GossipKeys: a.id.GossipKeys,
@@ -230,7 +241,7 @@ func (a *Agent) assemble() error {
 	a.node = node.New(node.Config{
 		Name: a.cfg.Name, Address: a.cfg.Advertise.Addr(), Replica: a.replica, Driver: a.driver, Images: a.images,
 		Reporter: reporter{a}, Lessor: reporter{a}, Machine: what, Logger: a.log,
-		Pressure: func() map[string]string { return pressures(a.sampler.load()) },
+		Pressure: a.pressures, PressureChanged: a.disk.Changed,
 	})
 	a.raft.Lead(a.seed)
 	a.raft.Lead(a.duties.Run)
@@ -249,7 +260,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer a.close()
 	a.log.Info("agent starts", "node", a.cfg.Name, "addr", a.cfg.Advertise, "version", a.cfg.Version)
 	err := runLayers(ctx,
-		a.ports.mux.Run,
+		together(a.ports.mux.Run, a.disk.Run),
 		together(a.raft.Run, a.serveNodes),
 		together(a.replica.Run, a.gossip.Run, identity.NewRenewer(a.id, a.renew, a.log).Run),
 		together(a.watchLeader, a.watchKeys, a.watchPeers, a.suspicions.run, a.enter, a.watchEpoch, a.keepSnapshots),

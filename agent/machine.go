@@ -20,6 +20,8 @@ import (
 
 	"github.com/skein-dev/skein/agent/gossip"
 	"github.com/skein-dev/skein/agent/node"
+	"github.com/skein-dev/skein/agent/object"
+	"github.com/skein-dev/skein/runtime/disk"
 )
 
 // machine reads what this machine is and has.
@@ -176,14 +178,27 @@ const (
 	memoryFull = 970
 )
 
-// pressures names what the machine is short of.
+// pressures names what the machine is short of, or what is wrong with it, by the
+// type of the condition that says so.
+func (a *Agent) pressures() map[string]string {
+	out := pressures(a.sampler.load())
+	kinds := map[string]corev1.NodeConditionType{
+		disk.Full: corev1.NodeDiskPressure, disk.ReadOnly: object.NodeDiskReadOnly,
+		disk.Failing: object.NodeDiskFailing, disk.Slow: object.NodeDiskSlow,
+	}
+	for kind, why := range a.disk.Troubles() {
+		out[string(kinds[kind])] = why
+	}
+	return out
+}
+
 func pressures(load gossip.Load) map[string]string {
 	out := map[string]string{}
 	if load.Disk >= diskFull {
-		out["disk"] = fmt.Sprintf("%.1f%% of the disk of the data directory is used", float64(load.Disk)/10)
+		out[string(corev1.NodeDiskPressure)] = fmt.Sprintf("%.1f%% of the disk of the data directory is used", float64(load.Disk)/10)
 	}
 	if load.Memory >= memoryFull {
-		out["memory"] = fmt.Sprintf("%.1f%% of memory is used", float64(load.Memory)/10)
+		out[string(corev1.NodeMemoryPressure)] = fmt.Sprintf("%.1f%% of memory is used", float64(load.Memory)/10)
 	}
 	return out
 }

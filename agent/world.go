@@ -17,6 +17,7 @@ import (
 	"github.com/skein-dev/skein/agent/node"
 	"github.com/skein-dev/skein/consensus"
 	"github.com/skein-dev/skein/runtime/container"
+	"github.com/skein-dev/skein/runtime/disk"
 	"github.com/skein-dev/skein/runtime/image"
 	"github.com/skein-dev/skein/runtime/runc"
 )
@@ -33,6 +34,8 @@ type World struct {
 	Images func(Config) (ImageStore, error)
 	// Machine reads what this machine is and has.
 	Machine func(Config) (node.Machine, error)
+	// Disk is what holds the data directory.
+	Disk func(Config) (disk.Medium, error)
 	// Load returns how to measure how busy it is.
 	Load func(Config) func() (gossip.Load, error)
 }
@@ -93,6 +96,9 @@ func (w *World) complete(log *slog.Logger) {
 	}
 	if w.Machine == nil {
 		w.Machine = machine
+	}
+	if w.Disk == nil {
+		w.Disk = func(cfg Config) (disk.Medium, error) { return disk.Folder(cfg.DataDir) }
 	}
 	if w.Load == nil {
 		w.Load = func(cfg Config) func() (gossip.Load, error) {

@@ -32,6 +32,9 @@ type ReplicaConfig struct {
 
 	Logger *slog.Logger // nil: silent
 	Store  *state.Store // empty; nil: a new one
+	// Writes is called before each write of the file, and what it returns with
+	// the outcome; nil: nobody wants to know.
+	Writes func() (ended func(error))
 }
 
 const (
@@ -75,6 +78,7 @@ func NewReplica(cfg ReplicaConfig) *Replica {
 	}
 	if cfg.Path != "" {
 		r.file = newReplicaFile(cfg.Path, cfg.Selectors)
+		r.file.began = cfg.Writes
 		same, err := r.file.load(r.store)
 		if err != nil {
 			r.log.Warn("kept copy is not readable, beginning without", "path", cfg.Path, "err", err)

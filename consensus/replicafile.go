@@ -26,7 +26,8 @@ const (
 type replicaFile struct {
 	path   string
 	header string
-	dirty  chan struct{} // signalled when the store differs from the file
+	dirty  chan struct{}      // signalled when the store differs from the file
+	began  func() func(error) // told of each write; nil: nobody is
 }
 
 func newReplicaFile(path string, selectors []state.Selector) *replicaFile {
@@ -78,7 +79,7 @@ func (f *replicaFile) load(store *state.Store) (sameSelectors bool, err error) {
 func (f *replicaFile) keep(ctx context.Context, store *state.Store, log *slog.Logger) {
 	failed := false
 	write := func() {
-		err := f.write(store)
+		err := f.told(func() error { return f.write(store) })
 		if err != nil {
 			f.changed() // again later
 		}
@@ -105,6 +106,16 @@ func (f *replicaFile) keep(ctx context.Context, store *state.Store, log *slog.Lo
 		case <-ctx.Done():
 		}
 	}
+}
+
+func (f *replicaFile) told(write func() error) error {
+	if f.began == nil {
+		return write()
+	}
+	ended := f.began()
+	err := write()
+	ended(err)
+	return err
 }
 
 // write replaces the file by what the store holds, so that after a crash it is

@@ -23,6 +23,7 @@ import (
 	"github.com/skein-dev/skein/consensus"
 	"github.com/skein-dev/skein/runtime/container"
 	"github.com/skein-dev/skein/runtime/container/containertest"
+	watch "github.com/skein-dev/skein/runtime/disk"
 	"github.com/skein-dev/skein/runtime/image"
 )
 
@@ -140,6 +141,7 @@ func (m *Machine) world(l *life) agent.World {
 		Machine: func(agent.Config) (node.Machine, error) {
 			return node.Machine{CPUMilli: 8000, MemoryBytes: 16 << 30, Pods: 200, Info: corev1.NodeSystemInfo{MachineID: m.Name}}, nil
 		},
+		Disk: func(agent.Config) (watch.Medium, error) { return medium{disk}, nil },
 		Load: func(agent.Config) func() (gossip.Load, error) {
 			return func() (gossip.Load, error) { return gossip.Load{}, nil }
 		},

@@ -136,10 +136,13 @@ type Config struct {
 	Voting    Voting
 	Copy      Copy           // nil where there is none
 	Brakes    func() []Brake // that the leader holds here; nil: none
-	Cluster   Cluster
-	UID       func() string
-	Random    io.Reader
-	Logger    *slog.Logger
+	// Pressure names what this machine is short of now, by the type of the
+	// condition that says so; nil: nothing.
+	Pressure func() map[string]string
+	Cluster  Cluster
+	UID      func() string
+	Random   io.Reader
+	Logger   *slog.Logger
 }
 
 // A Brake is something that the leader holds back so that one trouble does not

@@ -115,3 +115,17 @@ func TestStatusTellsWhatIsHeldBackSinceWhenAndWhy(t *testing.T) {
 		t.Errorf("nor do programs read it:\n%s", out.GetJson())
 	}
 }
+
+func TestStatusTellsOfADiskThatCouldNotWriteItDown(t *testing.T) {
+	w := newWorld(t)
+	w.server.cfg.Pressure = func() map[string]string {
+		return map[string]string{string(object.NodeDiskReadOnly): "the disk of /data is read-only"}
+	}
+	out, err := w.root.Status(t.Context(), &skeinv1.StatusRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "node n1 takes no new Pods (DiskReadOnly): the disk of /data is read-only"; !strings.Contains(out.GetText(), want) {
+		t.Errorf("status does not say %q:\n%s", want, out.GetText())
+	}
+}

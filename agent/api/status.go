@@ -126,9 +126,7 @@ func (s *Server) overview() (*overview, error) {
 		if n.Role != "" && h.State != "alive" && node.Name != s.cfg.Name {
 			down++
 		}
-		if why := nodeTrouble(node); why != "" {
-			o.Troubles = append(o.Troubles, why)
-		}
+		o.Troubles = append(o.Troubles, nodeTroubles(s.asItIs(node))...)
 		o.Nodes = append(o.Nodes, n)
 	}
 	o.Survives = max(0, (len(voters)-1)/2-down)
@@ -147,19 +145,36 @@ func noQuorum() []string {
 	}
 }
 
-func nodeTrouble(node *corev1.Node) string {
+// asItIs adds to this very node what it could not write down: a cluster whose
+// only disk is full or hangs has no other place to say so.
+func (s *Server) asItIs(node *corev1.Node) *corev1.Node {
+	if node.Name != s.cfg.Name || s.cfg.Pressure == nil {
+		return node
+	}
+	now := node.DeepCopy()
+	for kind, why := range s.cfg.Pressure() {
+		now.Status.Conditions = slices.DeleteFunc(now.Status.Conditions, func(c corev1.NodeCondition) bool { return string(c.Type) == kind })
+		now.Status.Conditions = append(now.Status.Conditions, corev1.NodeCondition{
+			Type: corev1.NodeConditionType(kind), Status: corev1.ConditionTrue, Message: why,
+		})
+	}
+	return now
+}
+
+func nodeTroubles(node *corev1.Node) []string {
+	var out []string
 	for _, cond := range node.Status.Conditions {
 		switch {
 		case cond.Type == corev1.NodeReady && cond.Status != corev1.ConditionTrue:
-			return fmt.Sprintf("node %s is not ready: %s (%s)", node.Name, cond.Message, cond.Reason)
+			out = append(out, fmt.Sprintf("node %s is not ready: %s (%s)", node.Name, cond.Message, cond.Reason))
 		case cond.Type != corev1.NodeReady && cond.Status == corev1.ConditionTrue:
-			return fmt.Sprintf("node %s is short of something (%s): %s", node.Name, cond.Type, cond.Message)
+			out = append(out, fmt.Sprintf("node %s takes no new Pods (%s): %s", node.Name, cond.Type, cond.Message))
 		}
 	}
-	if node.Spec.Unschedulable {
-		return fmt.Sprintf("node %s is cordoned: nothing new is placed on it", node.Name)
+	if len(out) == 0 && node.Spec.Unschedulable {
+		out = append(out, fmt.Sprintf("node %s is cordoned: nothing new is placed on it", node.Name))
 	}
-	return ""
+	return out
 }
 
 // overlookPods counts the Pods, in all and of each node.

@@ -196,10 +196,10 @@ func nodeFacts(row *state.Row) (*node, error) {
 		out.place.Images = append(out.place.Images, image.Names...)
 	}
 	for _, c := range n.Status.Conditions {
-		switch c.Type {
-		case corev1.NodeReady:
+		switch {
+		case c.Type == corev1.NodeReady:
 			out.ready, out.reason, out.since = c.Status, c.Reason, c.LastTransitionTime.Time
-		case corev1.NodeDiskPressure, corev1.NodeMemoryPressure, corev1.NodePIDPressure:
+		case object.Short(c.Type):
 			// A machine that is short of something takes nothing more.
 			out.place.Cordoned = out.place.Cordoned || c.Status == corev1.ConditionTrue
 		}

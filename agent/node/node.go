@@ -63,9 +63,11 @@ type Config struct {
 	Reporter Reporter
 	Lessor   Lessor
 	Machine  Machine // what this machine is and has
-	// Pressure names what this machine is short of now ("disk"), with a reason.
-	Pressure func() map[string]string
-	Logger   *slog.Logger
+	// Pressure names what this machine is short of now, or what is wrong with it,
+	// by the type of the condition that says so, with a reason.
+	Pressure        func() map[string]string
+	PressureChanged func() <-chan struct{} // closed when Pressure answers differently; nil: it is asked now and then
+	Logger          *slog.Logger
 }
 
 // A Node runs this machine's Pods.
@@ -87,6 +89,9 @@ type Node struct {
 func New(cfg Config) *Node {
 	if cfg.Pressure == nil {
 		cfg.Pressure = func() map[string]string { return nil }
+	}
+	if cfg.PressureChanged == nil {
+		cfg.PressureChanged = func() <-chan struct{} { return nil }
 	}
 	n := &Node{
 		cfg:     cfg,

@@ -9,6 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/skein-dev/skein/agent/object"
 )
 
 // A Machine is what this machine is and has. It does not change while the
@@ -28,7 +30,7 @@ func (n *Node) watchSelf(ctx context.Context) error {
 	defer timer.Stop()
 	last := ""
 	for {
-		images := n.cfg.Images.Changed()
+		images, pressure := n.cfg.Images.Changed(), n.cfg.PressureChanged()
 		held, err := n.cfg.Images.Present(ctx)
 		if err != nil && ctx.Err() == nil {
 			n.log.Warn("cannot list images", "err", err)
@@ -43,6 +45,7 @@ func (n *Node) watchSelf(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-images:
+		case <-pressure:
 		case <-timer.C:
 		}
 	}
@@ -76,16 +79,21 @@ func nodeStatus(cfg Config, images []corev1.ContainerImage, pressure map[string]
 			{Type: corev1.NodeHostName, Address: cfg.Name},
 		},
 	}
-	kinds := map[string]corev1.NodeConditionType{
-		"disk": corev1.NodeDiskPressure, "memory": corev1.NodeMemoryPressure, "pids": corev1.NodePIDPressure,
+	// Those that Kubernetes has too are always told, ours while they hold.
+	told := map[string]string{
+		string(corev1.NodeDiskPressure): "", string(corev1.NodeMemoryPressure): "", string(corev1.NodePIDPressure): "",
 	}
-	for _, name := range slices.Sorted(maps.Keys(kinds)) {
+	maps.Copy(told, pressure)
+	for _, kind := range slices.Sorted(maps.Keys(told)) {
 		c := corev1.NodeCondition{
-			Type: kinds[name], Status: corev1.ConditionFalse,
+			Type: corev1.NodeConditionType(kind), Status: corev1.ConditionFalse,
 			LastTransitionTime: metav1.Time{Time: now.Truncate(time.Second)},
 		}
-		if why, short := pressure[name]; short {
+		if why := told[kind]; why != "" {
 			c.Status, c.Reason, c.Message = corev1.ConditionTrue, "Short", why
+			if object.DiskCondition(c.Type) {
+				c.Reason = "DiskTrouble"
+			}
 		}
 		status.Conditions = append(status.Conditions, c)
 	}

@@ -16,10 +16,16 @@ import (
 var nodeColumns = []column[corev1.Node]{
 	{name: "NAME", cell: func(n *corev1.Node, _ *TableOptions) string { return n.Name }},
 	{name: "STATUS", cell: func(n *corev1.Node, _ *TableOptions) string {
+		status := NodeStatus(n)
 		if n.Spec.Unschedulable {
-			return NodeStatus(n) + ",SchedulingDisabled"
+			status += ",SchedulingDisabled"
 		}
-		return NodeStatus(n)
+		for i := range n.Status.Conditions {
+			if c := &n.Status.Conditions[i]; Short(c.Type) && c.Status == corev1.ConditionTrue {
+				status += "," + string(c.Type)
+			}
+		}
+		return status
 	}},
 	{name: "VOTER", cell: func(n *corev1.Node, _ *TableOptions) string { return labelText(n.Labels[LabelVoter]) }},
 	{name: "LEADER", cell: func(n *corev1.Node, _ *TableOptions) string { return labelText(n.Labels[LabelLeader]) }},
@@ -66,6 +72,28 @@ func NodeStatus(n *corev1.Node) string {
 		}
 	}
 	return "NotReady"
+}
+
+// What may be wrong with the disk of a node's data directory, beside being full,
+// which is Kubernetes' DiskPressure.
+const (
+	NodeDiskReadOnly corev1.NodeConditionType = "DiskReadOnly"
+	NodeDiskFailing  corev1.NodeConditionType = "DiskFailing" // it answers with errors
+	NodeDiskSlow     corev1.NodeConditionType = "DiskSlow"    // or does not answer at all
+)
+
+// DiskCondition tells whether a condition of a node is one of these three.
+func DiskCondition(t corev1.NodeConditionType) bool {
+	return t == NodeDiskReadOnly || t == NodeDiskFailing || t == NodeDiskSlow
+}
+
+// Short tells whether a node takes no new Pods while such a condition holds.
+func Short(t corev1.NodeConditionType) bool {
+	switch t {
+	case corev1.NodeDiskPressure, corev1.NodeMemoryPressure, corev1.NodePIDPressure:
+		return true
+	}
+	return DiskCondition(t)
 }
 
 // nodeAddress returns where others reach a node.

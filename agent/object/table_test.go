@@ -157,7 +157,11 @@ func nodeRows(t *testing.T) []*state.Row {
 		rowOf(t, node("n3", corev1.NodeCondition{Status: "Unknown", Reason: ReasonNodeLost}, nil), 3),
 		rowOf(t, node("n4", corev1.NodeCondition{Status: "Unknown", Reason: ReasonSuspect}, nil), 4),
 		rowOf(t, node("n5", corev1.NodeCondition{Status: "False", Reason: ReasonAgentGone}, nil), 5),
-		rowOf(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "new", UID: "u"}}, 6),
+		rowOf(t, node("n6", corev1.NodeCondition{Status: "True"}, func(n *corev1.Node) {
+			n.Status.Conditions = append(n.Status.Conditions,
+				corev1.NodeCondition{Type: corev1.NodeDiskPressure, Status: "True"}, corev1.NodeCondition{Type: corev1.NodeMemoryPressure, Status: "False"})
+		}), 6),
+		rowOf(t, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "new", UID: "u"}}, 7),
 	}
 }
 
