@@ -16,7 +16,7 @@ const refusedAgain = 100 * time.Millisecond
 var errStopping = errors.New("the node stops, and its disk takes no writes")
 
 // writing watches over what raft writes. It tells when a write hangs, and it
-// makes raft wait for a disk that is full or read-only: told of the error, a
+// makes raft wait for a disk that is full, read-only or fails: told of the error, a
 // leader would only step down and stand again, and whoever cannot keep a new
 // term would end in a panic, with the agent and its heartbeats. A disk that
 // refuses is to raft one that hangs.
@@ -36,10 +36,16 @@ func newWriting(cfg *Config, stalled, returned func()) *writing {
 	return &writing{patience: cfg.StallAfter, began: cfg.Writes, stalled: stalled, returned: returned, stopping: make(chan struct{})}
 }
 
-// refuses tells whether a disk may take later what it did not take now. After
-// any other error nobody knows what it holds.
+// refuses tells whether a disk may take later what it did not take now. Each
+// attempt writes everything anew, so that nothing rests on pages that an earlier
+// one has left in the cache and whose sync failed.
 func refuses(err error) bool {
-	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EDQUOT)
+	for _, errno := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EIO} {
+		if errors.Is(err, errno) {
+			return true
+		}
+	}
+	return false
 }
 
 // do writes, again and again while the disk refuses.

@@ -75,7 +75,7 @@ func (c *cluster) threeRefusing() (disks map[string]*refusing) {
 }
 
 func TestALeaderWhoseDiskRefusesMakesWay(t *testing.T) {
-	for name, errno := range map[string]syscall.Errno{"full": syscall.ENOSPC, "read-only": syscall.EROFS} {
+	for name, errno := range map[string]syscall.Errno{"full": syscall.ENOSPC, "read-only": syscall.EROFS, "failing": syscall.EIO} {
 		t.Run(name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, c *cluster) {
 				disks := c.threeRefusing()

@@ -451,3 +451,29 @@ func TestANodeDoesNotJudgeWhetherItIsThere(t *testing.T) {
 		t.Errorf("conditions %v, want the leader's word on Ready and the node's on its disk", got)
 	}
 }
+
+func TestATroubleThatIsOverIsForgotten(t *testing.T) {
+	w := newWorld(t)
+	for _, conditions := range [][]corev1.NodeCondition{
+		{{Type: object.NodeDiskSlow, Status: corev1.ConditionTrue}, {Type: corev1.NodeDiskPressure, Status: corev1.ConditionFalse}},
+		{{Type: corev1.NodeDiskPressure, Status: corev1.ConditionFalse}},
+	} {
+		status, err := json.Marshal(corev1.NodeStatus{Conditions: conditions})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.server.Reported(t.Context(), "n1", &skeinv1.ReportRequest{NodeStatus: status}); err != nil {
+			t.Fatal(err)
+		}
+		node, _ := w.server.node("n1")
+		var got []corev1.NodeConditionType
+		for _, c := range node.Status.Conditions {
+			if c.Type != corev1.NodeReady {
+				got = append(got, c.Type)
+			}
+		}
+		if len(got) != len(conditions) {
+			t.Errorf("conditions %v, want those of %v", got, conditions)
+		}
+	}
+}

@@ -262,7 +262,7 @@ func (s *Server) nodeReport(name string, req *skeinv1.ReportRequest) (*logv1.Op,
 				}
 			}
 		}
-		if !found {
+		if !found && !object.Short(c.Type) { // what it is short of is its own to say, and it does no longer
 			status.Conditions = append(status.Conditions, c)
 		}
 	}

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 )
@@ -20,6 +22,7 @@ skeind lab status                  how they are
 skeind lab kill n2                 take the power from one
 skeind lab partition n1,n2 n3      cut the network in two
 skeind lab heal                    undo all of that
+skeind lab disk n2 hang            make a disk bad, of a lab raised with --disk 2G
 skeind lab exec n1 -- ss -tn       a command inside a node's network
 skeind lab down                    nothing stays behind`,
 		Subcommands: []*cli.Command{
@@ -27,7 +30,7 @@ skeind lab down                    nothing stays behind`,
 			onNode("kill", "NODE", "take the power from a node: its link goes down, then all of its processes", (*Lab).Kill),
 			onNode("stop", "NODE", "end a node's agent alone, as a crash would; its containers run on", (*Lab).Stop),
 			onNode("start", "NODE", "let a stopped agent run again", (*Lab).Start),
-			partitionCommand(), healCommand(), renumberCommand(), slowCommand(), execCommand(), forwardCommand(),
+			partitionCommand(), healCommand(), renumberCommand(), slowCommand(), diskCommand(), execCommand(), forwardCommand(), serveDiskCommand(),
 		},
 		Action: func(c *cli.Context) error {
 			if c.Args().Present() {
@@ -80,14 +83,19 @@ func upCommand() *cli.Command {
 		Flags: flags(
 			&cli.IntFlag{Name: "nodes", Usage: "how `MANY` machines (default: 3, or as many as there are)"},
 			&cli.IntFlag{Name: "port", Usage: "the API's `PORT` on 127.0.0.1 (default: 7380, or as it is)"},
+			&cli.StringFlag{Name: "disk", Usage: "give each node a disk of its own of this `SIZE`, like 2G, that can be made bad"},
 		),
 		Action: func(c *cli.Context) error {
-			if _, err := operands(c, 0, 0, "[--nodes 3] [--name default] [--port 7380]"); err != nil {
+			if _, err := operands(c, 0, 0, "[--nodes 3] [--name default] [--port 7380] [--disk 2G]"); err != nil {
 				return err
 			}
 			o := Order{Name: c.String("name"), Nodes: c.Int("nodes"), Port: c.Int("port"), Out: os.Stderr}
 			if c.IsSet("nodes") && o.Nodes < 1 || c.IsSet("port") && o.Port < 1 {
 				return misuse("", "--nodes and --port begin at 1")
+			}
+			var err error
+			if o.Disk, err = parseSize(c.String("disk")); err != nil {
+				return err
 			}
 			if err := Up(c.Context, o); err != nil {
 				return err
@@ -225,6 +233,50 @@ func slowCommand() *cli.Command {
 			return change(c, func(l *Lab) error { return l.Slow(nodes[0], loss, delay) })
 		},
 	}
+}
+
+func diskCommand() *cli.Command {
+	const usage = "NODE full|slow|hang|ro|heal [--delay 500ms]"
+	return &cli.Command{
+		Name: "disk", ArgsUsage: usage, Usage: "make a node's own disk bad, or well again (of a lab with --disk)",
+		Flags: flags(&cli.DurationFlag{Name: "delay", Usage: "`TIME` that a sync takes on a slow disk", Value: 500 * time.Millisecond}),
+		Action: func(c *cli.Context) error {
+			args, err := operands(c, 2, 2, usage)
+			if err != nil {
+				return err
+			}
+			delay := c.Duration("delay")
+			if delay < 0 || delay > maxDelay {
+				return misuse("for example --delay 500ms", "--delay %v: it is 0 to %v", delay, maxDelay)
+			}
+			return change(c, func(l *Lab) error { return l.SetDisk(args[0], DiskState(args[1]), delay) })
+		},
+	}
+}
+
+func serveDiskCommand() *cli.Command {
+	return &cli.Command{
+		Name: "serve-disk", Hidden: true, Usage: "the process under a node's disk",
+		Action: func(c *cli.Context) error {
+			if c.NArg() != 3 {
+				return misuse("", "lab serve-disk: wrong number of arguments")
+			}
+			return ServeDisk(c.Args().Get(0), c.Args().Get(1), c.Args().Get(2))
+		},
+	}
+}
+
+// parseSize reads an amount like 256M or 1G; "" is 0.
+func parseSize(text string) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	unit := map[byte]int64{'M': 1 << 20, 'G': 1 << 30}[text[len(text)-1]]
+	n, err := strconv.ParseInt(text[:len(text)-1], 10, 32)
+	if err != nil || unit == 0 || n*unit < leastDisk || n*unit > 64<<30 {
+		return 0, misuse("for example --disk 2G", "--disk %s: it is 64M to 64G", text)
+	}
+	return n * unit, nil
 }
 
 func execCommand() *cli.Command {

@@ -47,6 +47,7 @@ func (l *Lab) traces() bool {
 
 // endNodes ends processes, then what they leave in the kernel.
 func (l *Lab) endNodes(ctx context.Context) error {
+	l.freeDisks(l.Nodes...)
 	spaces, err := l.namespaces()
 	if err != nil {
 		return err
@@ -63,6 +64,9 @@ func (l *Lab) endNodes(ctx context.Context) error {
 		}
 	}
 	if err := unmountBelow(l.dir); err != nil {
+		return err
+	}
+	if err := l.endDisks(ctx); err != nil {
 		return err
 	}
 	for _, name := range spaces {

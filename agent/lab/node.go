@@ -22,6 +22,9 @@ type launch struct {
 // start starts a node's keeper, and with it the agent, inside its namespace. It
 // outlives this process. how tells what to do where there is no data yet.
 func (l *Lab) start(n *node, how ...string) (*launch, error) {
+	if err := l.attach(context.Background(), n); err != nil { //nolint:contextcheck // bounded by itself, and to be done whole
+		return nil, err
+	}
 	if err := os.MkdirAll(l.keeperDir(n), 0o700); err != nil {
 		return nil, fmt.Errorf("make the directories of node %s: %w", n.Name, err)
 	}
@@ -141,6 +144,7 @@ func (l *Lab) Kill(ctx context.Context, name string) error {
 		return err
 	}
 	n.Killed = true
+	l.freeDisks(n)
 	if err := l.save(); err != nil {
 		return err
 	}

@@ -17,7 +17,8 @@ const stateFile = "lab.json"
 // state is what a lab is meant to be, as far as the kernel cannot tell.
 type state struct {
 	Name  string     `json:"name"`
-	Port  int        `json:"port"` // of the API, on the machine's loopback
+	Port  int        `json:"port"`           // of the API, on the machine's loopback
+	Disk  int64      `json:"disk,omitempty"` // bytes of each node's own; 0: they have none
 	Nodes []*node    `json:"nodes"`
 	Cuts  [][]string `json:"cuts,omitempty"` // groups that cannot reach each other
 

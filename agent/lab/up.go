@@ -24,6 +24,7 @@ type Order struct {
 	Name  string
 	Nodes int
 	Port  int
+	Disk  int64     // bytes of a disk of its own for each node; 0: none, or as it is
 	Out   io.Writer // progress
 }
 
@@ -86,6 +87,10 @@ func (l *Lab) shape(o Order) error {
 	if err := l.claimPort(port); err != nil {
 		return err
 	}
+	if o.Disk > 0 && o.Disk != l.Disk && len(l.Nodes) > 0 {
+		return misuse("take it down first: \"skeind lab down"+l.flag()+"\"", "lab %q is there, and its disks do not change", l.Name)
+	}
+	l.Disk = max(l.Disk, o.Disk)
 	for i := len(l.Nodes); i < nodes; i++ {
 		l.Nodes = append(l.Nodes, newNode(i+1))
 	}

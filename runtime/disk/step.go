@@ -63,17 +63,18 @@ func Step(s State, now Look) (State, Orders) {
 		s = s.wrote(w)
 		refusedRoom = refusedRoom || noRoom(w.Err)
 	}
-	s.hangs = now.Waiting >= hangsAfter
+	waits := now.Waiting >= hangsAfter
+	s.hangs = s.hangs || waits
 	s.readOnly = s.readOnly || now.ReadOnly
 	orders := Orders{Free: s.full && now.Reserve > 0 && refusedRoom}
 	switch {
 	case orders.Free:
-	case now.Want > now.Reserve && !refusedRoom && !s.readOnly && !s.hangs && now.Free >= 2*(now.Want-now.Reserve):
+	case now.Want > now.Reserve && !refusedRoom && !s.readOnly && !waits && now.Free >= 2*(now.Want-now.Reserve):
 		orders.Make = true
 	case now.Reserve >= now.Want && !refusedRoom && len(now.Done) > 0:
 		s.full = false // the reserve is whole, and something could be written
 	}
-	orders.Probe = s.unwell() && !s.hangs && !orders.Make
+	orders.Probe = s.unwell() && !waits && !orders.Make
 	return s, orders
 }
 
@@ -96,6 +97,7 @@ func (s State) wrote(w Write) State {
 		return s
 	}
 	s.readOnly, s.failing = false, ""
+	s.hangs = s.hangs && w.Took >= hangsAfter // a disk that goes on, and stops again, was not well between
 	switch {
 	case w.Took >= lateAfter:
 		s.late, s.soon = s.late+1, 0
