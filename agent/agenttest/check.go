@@ -231,7 +231,7 @@ func (c *Cluster) podsSettled(store *state.Store) string {
 		at, there := runs[string(p.UID)]
 		switch {
 		case p.DeletionTimestamp != nil:
-			return fmt.Sprintf("pod %s has not gone from %s; it runs there: %t; it was to go at %s, and is %v", p.Name, p.Spec.NodeName, there, p.DeletionTimestamp, p.Status)
+			return fmt.Sprintf("pod %s has not gone from %s; it runs there: %t; it was to go at %s", p.Name, p.Spec.NodeName, there, p.DeletionTimestamp)
 		case !there:
 			return fmt.Sprintf("pod %s, %s on %s, runs nowhere", p.Name, p.Status.Phase, p.Spec.NodeName)
 		case at != p.Spec.NodeName:
