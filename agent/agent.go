@@ -263,7 +263,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		together(a.ports.mux.Run, a.disk.Run),
 		together(a.raft.Run, a.serveNodes),
 		together(a.replica.Run, a.gossip.Run, identity.NewRenewer(a.id, a.renew, a.log).Run),
-		together(a.watchLeader, a.watchKeys, a.watchPeers, a.suspicions.run, a.enter, a.watchEpoch, a.keepSnapshots),
+		together(a.watchLeader, a.ownDoubts, a.watchKeys, a.watchPeers, a.suspicions.run, a.enter, a.watchEpoch, a.keepSnapshots),
 		together(a.node.Run, a.driver.Run),
 		together(a.servePeople, a.beat),
 	)

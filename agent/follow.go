@@ -152,7 +152,22 @@ func (a *Agent) source(ctx context.Context) (consensus.Source, error) {
 	case in && votes && a.raft.CaughtUp():
 		return a.raft.Store(), nil
 	}
-	var last string
+	leader, last, err := a.inquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if leader != "" {
+		return remote{client: a.peers.Client(leader), node: leader}, nil
+	}
+	if last == "" {
+		return nil, errNobody
+	}
+	return remote{client: a.peers.Client(last), node: last}, nil // no leader: its copy is the best there is
+}
+
+// inquire asks one voter after the other who leads, and returns the last that
+// answered where none knows.
+func (a *Agent) inquire(ctx context.Context) (leader, last string, err error) {
 	for _, name := range a.compass.names() {
 		if name == a.cfg.Name {
 			continue
@@ -162,21 +177,43 @@ func (a *Agent) source(ctx context.Context) (consensus.Source, error) {
 		cancel()
 		if err != nil {
 			if ctx.Err() != nil {
-				return nil, ctx.Err()
+				return "", "", ctx.Err()
 			}
 			a.log.Debug("a voter does not answer", "node", name, "err", err)
 			continue
 		}
 		a.compass.heard(a.cfg.Name, answer.GetLeader(), peerAddrs(answer.GetVoters()))
 		if leader := answer.GetLeader(); leader != "" {
-			return remote{client: a.peers.Client(leader), node: leader}, nil
+			return leader, name, nil
 		}
 		last = name
 	}
-	if last == "" {
-		return nil, errNobody
+	return "", last, nil
+}
+
+// doubtEvery is how often a voter that hears no leader asks whether it is the
+// only one.
+const doubtEvery = 2 * time.Second
+
+// ownDoubts asks the other voters who leads, as long as this one follows its own copy
+// for want of a leader. Its list of members may be so old that it refuses the
+// leader, or has a vote in it that was taken meanwhile.
+func (a *Agent) ownDoubts(ctx context.Context) error {
+	again := time.NewTicker(doubtEvery)
+	defer again.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-again.C:
+		}
+		if _, votes := a.member(); !votes || a.raft.Leader() != "" {
+			continue
+		}
+		if leader, _, err := a.inquire(ctx); err == nil && leader != "" && leader != a.cfg.Name {
+			a.replica.Reconnect()
+		}
 	}
-	return remote{client: a.peers.Client(last), node: last}, nil // no leader: its copy is the best there is
 }
 
 // watchLeader makes everybody who follows look again when leadership moves, so

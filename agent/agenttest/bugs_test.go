@@ -22,9 +22,8 @@ type edit struct{ file, old, planted string } // file from the root of the modul
 
 var bugs = []bug{
 	{"the log is acknowledged before it is synced", []edit{{
-		"agent/agenttest/disk.go",
-		"	delay, hold := d.delay, d.hold\n	d.mu.Unlock()\n",
-		"	delay, hold := d.delay, d.hold\n	d.mu.Unlock()\n	if d != nil {\n		return nil\n	}\n",
+		"agent/agenttest/cluster.go", "	c.machines[0].start(true, nil, \"\")\n",
+		"	for _, m := range c.machines {\n		m.disk.Lazy()\n	}\n	c.machines[0].start(true, nil, \"\")\n",
 	}}},
 	{"every twentieth change is not told to those who watch", []edit{{
 		"consensus/state/follow.go",
@@ -50,7 +49,7 @@ var bugs = []bug{
 	{"a write is acknowledged before it is committed", []edit{{
 		"consensus/commit.go",
 		"		deliver(batch, future)\n",
-		"		for _, p := range batch {\n			p.answer <- answer{index: r.LastIndex()}\n		}\n",
+		"		for _, p := range batch {\n			p.answer <- answer{index: r.LastIndex()}\n		}\n		_ = future.Error()\n",
 	}}},
 	{"an agent that has just started takes what it does not know yet for deleted", []edit{{
 		"agent/node/worker.go", "		if !w.node.cfg.Replica.Synced() {\n			return time.Now()", "		if false {\n			return time.Now()",

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/skein-dev/skein/agent/gossip/gossiptest"
+	"github.com/skein-dev/skein/consensus/consensustest"
 	"github.com/skein-dev/skein/consensus/state"
 	"github.com/skein-dev/skein/runtime/container"
 	"github.com/skein-dev/skein/runtime/container/containertest"
@@ -52,7 +53,7 @@ func newCluster(t testing.TB, seed uint64, size int) *Cluster {
 		name := fmt.Sprintf("n%d", i+1)
 		c.machines = append(c.machines, &Machine{
 			Name: name, cluster: c, addr: addr, host: c.net.Host(addr.Addr()), power: true,
-			driver: containertest.New(program), disk: newDisk(), dir: filepath.Join(root, name),
+			driver: containertest.New(program), disk: consensustest.NewDisk(seed + uint64(i)), dir: filepath.Join(root, name),
 		})
 	}
 	c.machines[0].start(true, nil, "")
@@ -120,6 +121,7 @@ func (c *Cluster) failed() []string {
 func (c *Cluster) eventually(patience time.Duration, what string, why func() string) bool {
 	reason := ""
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		c.revive()
 		if reason = why(); reason == "" {
 			return true
 		}
@@ -152,7 +154,11 @@ func (c *Cluster) end(m *Machine, powerLost bool) {
 	m.run, m.paused = nil, false
 	c.net.Crash(m.addr.Addr())
 	c.net.Thaw(m.addr.Addr())
-	m.disk = m.disk.after(powerLost, c.random)
+	if powerLost {
+		m.disk.PowerLoss()
+	} else {
+		m.disk.Kill()
+	}
 	if err := m.moveDir(); err != nil {
 		c.fail("%v", err)
 	}
@@ -185,7 +191,7 @@ func (c *Cluster) Pause(m *Machine) {
 	m.run.still = make(chan struct{})
 	m.run.mu.Unlock()
 	c.net.Freeze(m.addr.Addr())
-	m.disk.hang()
+	m.disk.Hang()
 }
 
 // Resume ends a Pause.
@@ -195,7 +201,7 @@ func (c *Cluster) Resume(m *Machine) {
 	}
 	c.trace.add("FATE", "resume %s", m.Name)
 	m.paused = false
-	m.disk.heal()
+	m.disk.Heal()
 	c.net.Thaw(m.addr.Addr())
 	m.run.mu.Lock()
 	close(m.run.still)
@@ -243,7 +249,7 @@ func (c *Cluster) heal() {
 	c.net.SetDelay(0)
 	for _, m := range c.machines {
 		c.Resume(m)
-		m.disk.heal()
+		m.disk.Heal()
 	}
 }
 

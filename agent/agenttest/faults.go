@@ -34,13 +34,16 @@ var faults = []fault{
 		c.net.SetDelay(delay)
 	}},
 	{3, func(c *Cluster, r *rand.Rand) {
-		c.one(r, func(m *Machine) { c.trace.add("FATE", "slow disk of %s", m.Name); m.disk.slow(500 * time.Millisecond) })
+		c.one(r, func(m *Machine) { c.trace.add("FATE", "slow disk of %s", m.Name); m.disk.Slow(500 * time.Millisecond) })
 	}},
 	{2, func(c *Cluster, r *rand.Rand) {
-		c.one(r, func(m *Machine) { c.trace.add("FATE", "hung disk of %s", m.Name); m.disk.hang() })
+		c.one(r, func(m *Machine) { c.trace.add("FATE", "hung disk of %s", m.Name); m.disk.Hang() })
 	}},
 	{2, func(c *Cluster, r *rand.Rand) {
-		c.one(r, func(m *Machine) { c.trace.add("FATE", "full disk of %s", m.Name); m.disk.fill() })
+		c.one(r, func(m *Machine) { c.trace.add("FATE", "full disk of %s", m.Name); m.disk.Full() })
+	}},
+	{2, func(c *Cluster, r *rand.Rand) {
+		c.one(r, func(m *Machine) { c.trace.add("FATE", "read-only disk of %s", m.Name); m.disk.ReadOnly() })
 	}},
 	{2, func(c *Cluster, r *rand.Rand) { // many at once
 		for range 1 + r.IntN(len(c.machines)) {

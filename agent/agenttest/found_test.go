@@ -83,3 +83,43 @@ func TestTheFirstMachineRemembersTheVoters(t *testing.T) {
 		}
 	})
 }
+
+// A voter that stood still while it lost its vote, and while the leadership went
+// to a machine that was no member then, followed its own old copy for ever: it
+// refused the leader, and asked nobody, as it voted in its own eyes.
+func TestAVoterThatStoodStillWhileAllChangedIsWellAgain(t *testing.T) {
+	inCluster(t, 5, func(c *Cluster) {
+		c.eventually(time.Minute, "three vote", c.settled)
+		var old []*Machine
+		for _, m := range c.machines {
+			if c.votes(m) {
+				old = append(old, m)
+			}
+		}
+		still := old[0]
+		if still == c.leader() {
+			still = old[1]
+		}
+		c.Pause(still)
+		for _, m := range old { // one by one, until none of the old ones leads
+			if m == still {
+				continue
+			}
+			c.eventually(time.Minute, "two others are there", func() string { return c.others(still, m) })
+			c.Kill(m)
+			c.pass(15 * time.Second)
+			c.Start(m)
+			c.pass(15 * time.Second)
+		}
+		c.Resume(still)
+		c.eventually(time.Minute, "all is well", c.settled)
+	})
+}
+
+// others says "" once three machines vote that are not the first.
+func (c *Cluster) others(still, _ *Machine) string {
+	if c.leader() == nil || c.votes(still) {
+		return "the one that stands still votes"
+	}
+	return ""
+}

@@ -21,6 +21,7 @@ import (
 	"github.com/skein-dev/skein/agent/gossip/gossiptest"
 	"github.com/skein-dev/skein/agent/node"
 	"github.com/skein-dev/skein/consensus"
+	"github.com/skein-dev/skein/consensus/consensustest"
 	"github.com/skein-dev/skein/runtime/container"
 	"github.com/skein-dev/skein/runtime/container/containertest"
 	watch "github.com/skein-dev/skein/runtime/disk"
@@ -42,7 +43,7 @@ type Machine struct {
 	driver  *containertest.Driver
 	starts  int
 
-	disk   *disk
+	disk   *consensustest.Disk
 	dir    string
 	power  bool
 	paused bool
@@ -61,7 +62,10 @@ type life struct {
 	agent *agent.Agent
 	err   error
 	dead  bool
-	still chan struct{} // closed when a pause ends; nil: it is not paused
+	// crashed: it panicked, and waits to be started again.
+	crashed bool
+	endedAt time.Time
+	still   chan struct{} // closed when a pause ends; nil: it is not paused
 }
 
 var errDead = errors.New("this agent is dead")
@@ -126,6 +130,7 @@ func (m *Machine) start(first bool, join []string, token string) {
 		defer l.mu.Unlock()
 		if l.err = err; err != nil && !l.dead {
 			m.cluster.trace.add(m.Name, "agent ended: %v", err)
+			l.crashed, l.endedAt = true, time.Now()
 		}
 	}()
 }
@@ -135,7 +140,7 @@ func (m *Machine) world(l *life) agent.World {
 	disk := m.disk
 	return agent.World{
 		Network: &network{life: l, host: m.host},
-		Stores:  func(string, *slog.Logger) (*consensus.Stores, error) { return disk.stores(), nil },
+		Stores:  func(string, *slog.Logger) (*consensus.Stores, error) { return openStores(disk, l) },
 		Driver:  func(agent.Config) (agent.Driver, error) { return &driver{Driver: m.driver, life: l}, nil },
 		Images:  func(agent.Config) (agent.ImageStore, error) { return images{}, nil },
 		Machine: func(agent.Config) (node.Machine, error) {

@@ -110,6 +110,7 @@ func (c *Cluster) votes(m *Machine) bool {
 func (c *Cluster) pass(d time.Duration, more ...check) {
 	for end := time.Now().Add(d); time.Now().Before(end); {
 		time.Sleep(min(lookEvery, time.Until(end)))
+		c.revive()
 		for _, look := range slices.Concat(checks, more) {
 			look(c)
 		}
@@ -122,7 +123,7 @@ func (c *Cluster) pass(d time.Duration, more ...check) {
 // recover ends all faults, and waits for all to be well.
 func (c *Cluster) recover(work *users) {
 	c.restore()
-	c.pass(5 * time.Second)
+	c.pass(10 * time.Second)
 	work.stopWork()
 	for _, last := range []struct {
 		what string
