@@ -1,7 +1,9 @@
 package agenttest
 
 import (
+	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -16,8 +18,11 @@ func openStores(disk *consensustest.Disk, l *life) (*consensus.Stores, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the disk: %w", err)
 	}
+	l.mu.Lock()
+	l.stores = s
+	l.mu.Unlock()
 	return &consensus.Stores{
-		Log: s.Log, Stable: stable{StableStore: s.Stable, life: l}, Snapshots: s.Snapshots,
+		Log: s.Log, Stable: stable{s.Stable}, Snapshots: s.Snapshots,
 		Closer: closer(s.Close),
 	}, nil
 }
@@ -30,33 +35,16 @@ func (c closer) Close() error {
 	return nil
 }
 
-// stable ends its agent where raft would end the whole process: it panics when
-// it cannot keep its term.
-type stable struct {
-	raft.StableStore
-	life *life
-}
+// stable spares the process the panic of raft's where its term cannot be kept
+// because the agent is dead already.
+type stable struct{ raft.StableStore }
 
 func (s stable) SetUint64(key []byte, n uint64) error {
-	if err := s.StableStore.SetUint64(key, n); err != nil {
-		s.life.crash(err)
+	err := s.StableStore.SetUint64(key, n)
+	if errors.Is(err, consensustest.ErrDead) || errors.Is(err, consensustest.ErrClosed) {
+		return nil
 	}
-	return nil
-}
-
-// crash ends an agent as a panic does. Fate starts it again, as a keeper would.
-func (l *life) crash(err error) {
-	l.mu.Lock()
-	dead := l.dead
-	l.crashed, l.endedAt = true, time.Now()
-	l.mu.Unlock()
-	if dead {
-		return
-	}
-	m := l.machine
-	m.cluster.trace.add(m.Name, "the agent panics: %v", err)
-	l.bury()
-	m.cluster.net.Crash(m.addr.Addr())
+	return err
 }
 
 // keeperPause is how long a keeper lets an agent rest that has ended by itself.
@@ -80,18 +68,31 @@ func (c *Cluster) revive() {
 
 // medium is a disk as the agent watches it. There is room without end until it
 // is full, and then none, so it keeps no reserve.
-type medium struct{ disk *disk }
+type medium struct {
+	disk *consensustest.Disk
+	life *life
+}
 
 func (m medium) Space() (uint64, bool, error) {
-	m.disk.mu.Lock()
-	defer m.disk.mu.Unlock()
-	if m.disk.full {
+	switch err := m.disk.Refuses(); {
+	case errors.Is(err, syscall.EROFS):
+		return 1 << 40, true, nil
+	case err != nil:
 		return 0, false, nil
 	}
 	return 1 << 40, false, nil
 }
 
-func (m medium) Probe() error            { return m.disk.StoreLogs(nil) }
+func (m medium) Probe() error {
+	m.life.mu.Lock()
+	stores := m.life.stores
+	m.life.mu.Unlock()
+	if stores == nil {
+		return nil // the agent is still starting
+	}
+	return stores.Probe()
+}
+
 func (medium) Reserve() (uint64, uint64) { return 0, 0 }
 func (medium) MakeReserve() error        { return nil }
 func (medium) FreeReserve() error        { return nil }

@@ -62,8 +62,9 @@ type life struct {
 	agent *agent.Agent
 	err   error
 	dead  bool
-	// crashed: it panicked, and waits to be started again.
+	// crashed: it has ended by itself, and waits to be started again.
 	crashed bool
+	stores  *consensustest.Stores
 	endedAt time.Time
 	still   chan struct{} // closed when a pause ends; nil: it is not paused
 }
@@ -146,7 +147,7 @@ func (m *Machine) world(l *life) agent.World {
 		Machine: func(agent.Config) (node.Machine, error) {
 			return node.Machine{CPUMilli: 8000, MemoryBytes: 16 << 30, Pods: 200, Info: corev1.NodeSystemInfo{MachineID: m.Name}}, nil
 		},
-		Disk: func(agent.Config) (watch.Medium, error) { return medium{disk}, nil },
+		Disk: func(agent.Config) (watch.Medium, error) { return medium{disk: disk, life: l}, nil },
 		Load: func(agent.Config) func() (gossip.Load, error) {
 			return func() (gossip.Load, error) { return gossip.Load{}, nil }
 		},

@@ -95,6 +95,13 @@ func (d *Disk) fault(begin func()) {
 	begin()
 }
 
+// Refuses is what every write is refused with now, nil for none.
+func (d *Disk) Refuses() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.refusal
+}
+
 // Kill ends the process that has the stores open. The kernel keeps what it
 // wrote.
 func (d *Disk) Kill() {

@@ -44,6 +44,16 @@ func (s *Stores) Close() error {
 	return nil
 }
 
+// Probe writes a little beside the stores and syncs it.
+func (s *Stores) Probe() error {
+	before, err := s.process.add("probe", []byte{0})
+	if err != nil {
+		return err
+	}
+	defer s.process.drop("probe", before)
+	return s.process.sync("probe")
+}
+
 // A logStore is a log and a stable store. It reads from memory, as the page
 // cache answers, and answers writes once they are safe.
 type logStore struct {
