@@ -74,13 +74,11 @@ type medium struct {
 }
 
 func (m medium) Space() (uint64, bool, error) {
-	switch err := m.disk.Refuses(); {
-	case errors.Is(err, syscall.EROFS):
-		return 1 << 40, true, nil
-	case err != nil:
+	refused := m.disk.Refuses()
+	if errors.Is(refused, syscall.ENOSPC) {
 		return 0, false, nil
 	}
-	return 1 << 40, false, nil
+	return 1 << 40, errors.Is(refused, syscall.EROFS), nil
 }
 
 func (m medium) Probe() error {
