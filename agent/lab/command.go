@@ -7,7 +7,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/urfave/cli/v2"
 )
@@ -236,10 +235,10 @@ func slowCommand() *cli.Command {
 }
 
 func diskCommand() *cli.Command {
-	const usage = "NODE full|slow|hang|ro|heal [--delay 500ms]"
+	const usage = "NODE full|slow|hang|ro|heal [--delay 150ms]"
 	return &cli.Command{
 		Name: "disk", ArgsUsage: usage, Usage: "make a node's own disk bad, or well again (of a lab with --disk)",
-		Flags: flags(&cli.DurationFlag{Name: "delay", Usage: "`TIME` that a sync takes on a slow disk", Value: 500 * time.Millisecond}),
+		Flags: flags(&cli.DurationFlag{Name: "delay", Usage: "`TIME` that a flush takes on a slow disk; a sync of a file is two to four", Value: slowFlush}),
 		Action: func(c *cli.Context) error {
 			args, err := operands(c, 2, 2, usage)
 			if err != nil {
@@ -247,7 +246,7 @@ func diskCommand() *cli.Command {
 			}
 			delay := c.Duration("delay")
 			if delay < 0 || delay > maxDelay {
-				return misuse("for example --delay 500ms", "--delay %v: it is 0 to %v", delay, maxDelay)
+				return misuse("for example --delay 150ms", "--delay %v: it is 0 to %v", delay, maxDelay)
 			}
 			return change(c, func(l *Lab) error { return l.SetDisk(args[0], DiskState(args[1]), delay) })
 		},

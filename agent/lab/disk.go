@@ -28,6 +28,7 @@ const (
 	diskPID    = "disk.pid"
 	diskFill   = ".lab-fill" // what fills it
 	leastDisk  = 64 << 20
+	slowFlush  = 150 * time.Millisecond // makes a sync of the log take about 500 ms
 )
 
 func (l *Lab) diskFile(n *node, name string) string { return filepath.Join(l.nodeDir(n), name) }
@@ -230,8 +231,8 @@ const (
 	DiskWell     DiskState = "heal"
 )
 
-// SetDisk makes the disk of a node bad, or well again. delay is what a sync of a
-// file takes on a slow disk.
+// SetDisk makes the disk of a node bad, or well again. delay is what a flush takes on
+// a slow disk; a file system needs two to four of them to sync a file.
 func (l *Lab) SetDisk(name string, state DiskState, delay time.Duration) error {
 	n, err := l.powered(name)
 	if err != nil {
@@ -244,9 +245,7 @@ func (l *Lab) SetDisk(name string, state DiskState, delay time.Duration) error {
 	case DiskFull:
 		return l.fill(n)
 	case DiskSlow:
-		// A file system that syncs a file has the disk write twice: what it is to
-		// do, and then that it is to be done.
-		return l.setFault(n, diskFault{Delay: delay / 2})
+		return l.setFault(n, diskFault{Delay: delay})
 	case DiskHangs:
 		return l.setFault(n, diskFault{Hang: true})
 	case DiskReadOnly:

@@ -28,7 +28,7 @@ type Machine struct {
 func (n *Node) watchSelf(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	last := ""
+	last, wait := "", selfEvery
 	for {
 		images, pressure := n.cfg.Images.Changed(), n.cfg.PressureChanged()
 		held, err := n.cfg.Images.Present(ctx)
@@ -40,19 +40,26 @@ func (n *Node) watchSelf(ctx context.Context) error {
 			last = key
 			n.reports.self(status, n.cfg.Machine.Labels)
 		}
-		timer.Reset(selfEvery)
+		timer.Reset(wait)
+		wait = selfEvery
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-images:
 		case <-pressure:
+			wait = selfSoon
 		case <-timer.C:
 		}
 	}
 }
 
-// selfEvery bounds how late a pressure is told.
-const selfEvery = 5 * time.Second
+const (
+	// selfEvery bounds how late a pressure is told.
+	selfEvery = 5 * time.Second
+	// selfSoon is when to look again where one has changed: what is measured now
+	// and then may not have noticed.
+	selfSoon = 2100 * time.Millisecond
+)
 
 // statusKey tells two statuses apart, times aside.
 func statusKey(s *corev1.NodeStatus) string {

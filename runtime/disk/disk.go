@@ -152,7 +152,7 @@ func (d *Disk) Run(ctx context.Context) error {
 		}
 		if busy == nil && (orders.Make || orders.Probe) {
 			busy = make(chan struct{})
-			go d.work(ctx, orders, next, busy)
+			go d.work(ctx, orders, busy)
 		}
 	}
 }
@@ -172,9 +172,9 @@ func (d *Disk) leave(busy <-chan struct{}) {
 
 // work does on the disk what may hang, and ends no sooner than the next may
 // begin.
-func (d *Disk) work(ctx context.Context, orders Orders, pause time.Duration, done chan<- struct{}) {
+func (d *Disk) work(ctx context.Context, orders Orders, done chan<- struct{}) {
 	defer close(done)
-	pace := time.NewTimer(pause)
+	pace := time.NewTimer(probeEvery)
 	defer pace.Stop()
 	if orders.Make {
 		if err := d.medium.MakeReserve(); err != nil {

@@ -70,8 +70,9 @@ type lab struct {
 	changed chan struct{} // closed when a watch has told of something
 }
 
-// raise makes a lab. When the test ends it is taken down, and nothing may be left.
-func raise(t *testing.T, nodes int) *lab {
+// raise makes a lab, with more flags of "lab up" if need be. When the test ends it
+// is taken down, and nothing may be left.
+func raise(t *testing.T, nodes int, more ...string) *lab {
 	t.Helper()
 	l := &lab{
 		T: t, port: freePort(t), config: filepath.Join(t.TempDir(), "config.json"),
@@ -88,7 +89,7 @@ func raise(t *testing.T, nodes int) *lab {
 			t.Errorf("the lab has left something (-before +after):\n%s", diff)
 		}
 	})
-	l.skeind("lab", "up", "--name", name, "--nodes", fmt.Sprint(nodes), "--port", fmt.Sprint(l.port))
+	l.skeind(append([]string{"lab", "up", "--name", name, "--nodes", fmt.Sprint(nodes), "--port", fmt.Sprint(l.port)}, more...)...)
 	l.watch()
 	return l
 }
