@@ -82,7 +82,7 @@ func New(ctx context.Context, cfg Config) (a *Agent, err error) {
 		return nil, err
 	}
 	cfg.World.complete(cfg.Logger)
-	a = &Agent{cfg: cfg, log: cfg.Logger, compass: &compass{}, suspicions: newSuspicions(), doubts: make(chan string, 16)}
+	a = &Agent{cfg: cfg, log: cfg.Logger, compass: newCompass(), suspicions: newSuspicions(), doubts: make(chan string, 16)}
 	a.suspicions.agent = a
 	defer func() {
 		if err != nil {
@@ -229,7 +229,7 @@ func (a *Agent) assemble() error {
 		Load:      a.loadOf, UID: uid, Random: randomNumber, Logger: a.log,
 	})
 	a.api = api.New(api.Config{
-		Name: a.cfg.Name, Consensus: a.raft, Duties: a.duties, Peers: a.peers, Pods: pods{a},
+		Name: a.cfg.Name, Consensus: guided{a.raft, a}, Duties: a.duties, Peers: a.peers, Pods: pods{a},
 		Images: a.images, Voting: a.voting, Copy: a.replica, Brakes: a.brakes, Pressure: a.pressures, UID: uid, Random: rand.Reader, Logger: a.log,
 		Versions: versions(a.cfg),
 		Cluster: api.Cluster{

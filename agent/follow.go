@@ -16,13 +16,16 @@ import (
 // A compass is what a node that takes no part in raft knows of those who do:
 // it was told by one of them, the first time by the exchange in which it joined.
 type compass struct {
-	mu     sync.Mutex
-	leader string
-	voters map[string]netip.AddrPort
+	mu      sync.Mutex
+	leader  string
+	changed chan struct{} // closed when leader changes
+	voters  map[string]netip.AddrPort
 	// outcast: a voter that knows the leader does not count this node among the
 	// voters. Its own log may say otherwise, if it was away when it lost its vote.
 	outcast bool
 }
+
+func newCompass() *compass { return &compass{changed: make(chan struct{})} }
 
 func (c *compass) shunned() bool {
 	c.mu.Lock()
@@ -30,19 +33,33 @@ func (c *compass) shunned() bool {
 	return c.outcast
 }
 
-// heard takes the answer of a voter to who leads, asked by this node.
-func (c *compass) heard(self, leader string, voters map[string]netip.AddrPort) {
+// heard takes the answer of a voter to who leads, asked by this node, and
+// returns what to make of it: a voter that names this node, which would know, has
+// not noticed yet that it leads no more.
+func (c *compass) heard(self, leader string, voters map[string]netip.AddrPort) string {
+	if leader == self {
+		leader = ""
+	}
 	c.told(leader, voters)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	_, votes := voters[self]
 	c.outcast = leader != "" && !votes
+	return leader
 }
 
 func (c *compass) leads() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.leader
+}
+
+// leaderChanged returns a channel that is closed when leads will answer
+// differently. Take it before asking.
+func (c *compass) leaderChanged() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.changed
 }
 
 func (c *compass) votes(name string) bool {
@@ -69,7 +86,11 @@ func (c *compass) names() []string {
 func (c *compass) told(leader string, voters map[string]netip.AddrPort) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.leader = leader
+	if c.leader != leader {
+		c.leader = leader
+		close(c.changed)
+		c.changed = make(chan struct{})
+	}
 	if len(voters) > 0 {
 		c.voters = voters
 	}
@@ -87,7 +108,8 @@ func peerAddrs(list []*skeinv1.Peer) map[string]netip.AddrPort {
 
 // member tells whether this node takes part in raft. Its own log does not tell
 // when it was put out of it while it was away: nobody sends it the entry that
-// says so. Who hears no leader therefore believes a voter that does.
+// says so. Who hears no leader therefore believes a voter that does. One whose
+// disk has made it leave raft takes no part either, until it is back.
 func (a *Agent) member() (in, votes bool) {
 	members, _, err := a.raft.Members()
 	if err != nil {
@@ -95,7 +117,7 @@ func (a *Agent) member() (in, votes bool) {
 	}
 	for _, m := range members {
 		if m.Name == a.cfg.Name {
-			if a.compass.shunned() && a.raft.Leader() == "" {
+			if a.raft.Leader() == "" && (a.compass.shunned() || a.raft.Away()) {
 				return false, false
 			}
 			return true, m.Voter
@@ -112,7 +134,34 @@ func (a *Agent) leader() string {
 	if in, _ := a.member(); in {
 		return ""
 	}
-	return a.compass.leads()
+	if leader := a.compass.leads(); leader != a.cfg.Name {
+		return leader
+	}
+	return "" // it did, and nobody has been asked since
+}
+
+// A guided node is raft as the API sees it: while this node's disk keeps it out
+// of raft, it is the others who know who leads.
+type guided struct {
+	*consensus.Node
+	agent *Agent
+}
+
+// Leader names who leads, "" if nobody is known to.
+func (g guided) Leader() string {
+	if g.Away() {
+		return g.agent.leader()
+	}
+	return g.Node.Leader()
+}
+
+// LeaderChanged returns a channel that is closed when Leader will answer
+// differently. Take it before asking.
+func (g guided) LeaderChanged() <-chan struct{} {
+	if g.Away() {
+		return g.agent.compass.leaderChanged()
+	}
+	return g.Node.LeaderChanged()
 }
 
 // whileLeads ends the context when somebody else leads, or nobody.
@@ -121,7 +170,7 @@ func (a *Agent) whileLeads(ctx context.Context, leader string) (context.Context,
 	go func() {
 		defer cancel()
 		for {
-			changed, heard := a.raft.LeaderChanged(), a.gossip.Changed()
+			changed, told := a.raft.LeaderChanged(), a.compass.leaderChanged()
 			if a.leader() != leader {
 				return
 			}
@@ -129,7 +178,7 @@ func (a *Agent) whileLeads(ctx context.Context, leader string) (context.Context,
 			case <-ctx.Done():
 				return
 			case <-changed:
-			case <-heard: // by which a node outside of raft learns it
+			case <-told:
 			}
 		}
 	}()
@@ -165,13 +214,24 @@ func (a *Agent) source(ctx context.Context) (consensus.Source, error) {
 	return remote{client: a.peers.Client(last), node: last}, nil // no leader: its copy is the best there is
 }
 
+// known lists the other nodes that vote as far as this one was told or has it in
+// its log, sorted.
+func (a *Agent) known() []string {
+	names := a.compass.names()
+	members, _, _ := a.raft.Members() // none, if it never was one
+	for _, m := range members {
+		if m.Voter {
+			names = append(names, m.Name)
+		}
+	}
+	slices.Sort(names)
+	return slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == a.cfg.Name })
+}
+
 // inquire asks one voter after the other who leads, and returns the last that
 // answered where none knows.
 func (a *Agent) inquire(ctx context.Context) (leader, last string, err error) {
-	for _, name := range a.compass.names() {
-		if name == a.cfg.Name {
-			continue
-		}
+	for _, name := range a.known() {
 		ask, cancel := context.WithTimeout(ctx, askPatience)
 		answer, err := a.peers.Client(name).Leader(ask, &skeinv1.LeaderRequest{})
 		cancel()
@@ -182,8 +242,7 @@ func (a *Agent) inquire(ctx context.Context) (leader, last string, err error) {
 			a.log.Debug("a voter does not answer", "node", name, "err", err)
 			continue
 		}
-		a.compass.heard(a.cfg.Name, answer.GetLeader(), peerAddrs(answer.GetVoters()))
-		if leader := answer.GetLeader(); leader != "" {
+		if leader := a.compass.heard(a.cfg.Name, answer.GetLeader(), peerAddrs(answer.GetVoters())); leader != "" {
 			return leader, name, nil
 		}
 		last = name
@@ -191,13 +250,14 @@ func (a *Agent) inquire(ctx context.Context) (leader, last string, err error) {
 	return "", last, nil
 }
 
-// doubtEvery is how often a voter that hears no leader asks whether it is the
+// doubtEvery is how often a node that knows of no leader asks whether it is the
 // only one.
 const doubtEvery = 2 * time.Second
 
-// ownDoubts asks the other voters who leads, as long as this one follows its own copy
-// for want of a leader. Its list of members may be so old that it refuses the
-// leader, or has a vote in it that was taken meanwhile.
+// ownDoubts asks the voters who leads, as long as this node follows its own
+// copy, or another's, for want of a leader. Its list of members may be so old that
+// it refuses the leader, or has a vote in it that was taken meanwhile; or its disk
+// has made it leave raft, and the others have elected since.
 func (a *Agent) ownDoubts(ctx context.Context) error {
 	again := time.NewTicker(doubtEvery)
 	defer again.Stop()
@@ -207,10 +267,10 @@ func (a *Agent) ownDoubts(ctx context.Context) error {
 			return nil
 		case <-again.C:
 		}
-		if _, votes := a.member(); !votes || a.raft.Leader() != "" {
+		if a.leader() != "" {
 			continue
 		}
-		if leader, _, err := a.inquire(ctx); err == nil && leader != "" && leader != a.cfg.Name {
+		if leader, _, err := a.inquire(ctx); err == nil && leader != "" {
 			a.replica.Reconnect()
 		}
 	}
@@ -219,27 +279,40 @@ func (a *Agent) ownDoubts(ctx context.Context) error {
 // watchLeader makes everybody who follows look again when leadership moves, so
 // that nobody waits for a dead leader's connection to time out.
 func (a *Agent) watchLeader(ctx context.Context) error {
-	last := a.leader()
+	last, elected := a.leader(), a.raft.Leader()
 	for {
-		changed, heard := a.raft.LeaderChanged(), a.gossip.Changed()
-		now := a.leader()
-		if now != last {
+		changed, told, heard := a.raft.LeaderChanged(), a.compass.leaderChanged(), a.gossip.Changed()
+		if now := a.raft.Leader(); now != elected {
+			elected = now
+			a.compass.told(now, nil)
+		}
+		if now := a.leader(); now != last {
 			a.log.Info("leader changed", "node", now, "before", last)
 			last = now
 			a.replica.Reconnect()
 			a.gossip.LeaderChanged()
 		}
-		if in, _ := a.member(); !in && now != "" {
-			if m, ok := a.gossip.Member(now); ok && m.State != gossip.StateAlive {
-				a.compass.told("", nil)
-				a.replica.Reconnect()
-			}
-		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
+		case <-told:
 		case <-heard:
+			a.missLeader()
 		}
+	}
+}
+
+// missLeader makes a node that takes no part in raft look for another leader
+// when the one it was told of is not there. It is for the news of gossip alone:
+// voters may name that one until they have elected another.
+func (a *Agent) missLeader() {
+	leader := a.leader()
+	if in, _ := a.member(); in || leader == "" {
+		return
+	}
+	if m, ok := a.gossip.Member(leader); ok && m.State != gossip.StateAlive {
+		a.compass.told("", nil)
+		a.replica.Reconnect()
 	}
 }

@@ -9,7 +9,7 @@ import (
 // waited for a leader for ever, as nobody sends it the entry that says so. Its
 // Pods ran, and nobody heard of it.
 func TestAVoterPutOutOfRaftWhileItWasAwayBelievesTheVoters(t *testing.T) {
-	c := &compass{}
+	c := newCompass()
 	addr := netip.MustParseAddrPort("10.0.0.1:7373")
 	for _, tt := range []struct {
 		leader string
@@ -24,5 +24,24 @@ func TestAVoterPutOutOfRaftWhileItWasAwayBelievesTheVoters(t *testing.T) {
 		if got := c.shunned(); got != tt.want {
 			t.Errorf("told that %q leads %v: out of raft = %t, want %t", tt.leader, tt.voters, got, tt.want)
 		}
+	}
+}
+
+// A leader whose disk stopped taking writes left raft, asked a voter who leads,
+// was told "you" by one that had not noticed yet, and followed itself for good.
+func TestANodeThatAsksWhoLeadsDoesNotBelieveThatItIsTheOne(t *testing.T) {
+	c := newCompass()
+	voters := map[string]netip.AddrPort{"n1": netip.MustParseAddrPort("10.0.0.1:7373")}
+	if got := c.heard("n1", "n1", voters); got != "" || c.leads() != "" {
+		t.Errorf("told that it leads, n1 heard %q and takes %q for the leader, want nobody", got, c.leads())
+	}
+	changed := c.leaderChanged()
+	if got := c.heard("n1", "n2", voters); got != "n2" || c.leads() != "n2" {
+		t.Errorf("told that n2 leads, n1 heard %q and takes %q for the leader", got, c.leads())
+	}
+	select {
+	case <-changed:
+	default:
+		t.Error("who waits for a leader is not woken")
 	}
 }

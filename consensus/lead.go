@@ -239,6 +239,7 @@ func (n *Node) recovered() {
 	n.log.Info("log write returned")
 	if r == nil || r.State() != raft.Leader {
 		n.gate.open()
+		n.updateLeader(r)
 	} // else its lease ends while nobody hears it, and it steps down
 }
 
@@ -269,12 +270,13 @@ func (n *Node) LeaderChanged() <-chan struct{} {
 // leaders committed. Another may have been elected already: see Confirm.
 func (n *Node) IsLeader() bool { return n.reign.Load().isReady() }
 
-// updateLeader looks who leads; a nil r means nobody.
+// updateLeader looks who leads; a nil r means nobody, and who is off the network
+// does not know.
 func (n *Node) updateLeader(r *raft.Raft) {
 	n.leader.mu.Lock()
 	defer n.leader.mu.Unlock()
 	name := ""
-	if r != nil {
+	if r != nil && !n.gate.closed() {
 		_, id := r.LeaderWithID()
 		if name = string(id); name != "" {
 			n.heard.CompareAndSwap(0, r.CurrentTerm())

@@ -102,6 +102,10 @@ func (n *Node) LastContact() time.Time {
 // refused by the disk, and has not ended yet.
 func (n *Node) Stalled() bool { return n.writes.hangs() }
 
+// Away tells that this node takes no part for now: its log does not take what it
+// has to keep, and it has left the network, so it hears of no leader.
+func (n *Node) Away() bool { return n.gate.closed() }
+
 // Term returns the term that this node knows of, 0 outside of Run.
 func (n *Node) Term() uint64 {
 	if r := n.raft.Load(); r != nil {
@@ -314,10 +318,11 @@ func (n *Node) refuseCalls() {
 // back from disk says nothing of what in it was agreed on, so the store of a
 // node that has just started is empty or old, and absence means nothing. To hear
 // a leader is not enough, as heartbeats do not tell either: an entry of a leader's
-// own term that is committed has everything of earlier terms before it.
+// own term that is committed has everything of earlier terms before it. It is
+// false too while the node is Away: others go on without it.
 func (n *Node) CaughtUp() bool {
 	r, heard := n.raft.Load(), n.heard.Load()
-	if r == nil || heard == 0 {
+	if r == nil || heard == 0 || n.Away() {
 		return false
 	}
 	if n.IsLeader() {

@@ -95,6 +95,9 @@ func TestALeaderWhoseDiskRefusesMakesWay(t *testing.T) {
 				if !n1.Stalled() || n1.IsLeader() {
 					t.Errorf("the old leader: stalled %v, leads %v", n1.Stalled(), n1.IsLeader())
 				}
+				if !n1.Away() || n1.CaughtUp() || n1.Leader() != "" {
+					t.Errorf("the old leader: away %v, its copy is fit to follow %v, takes %q for the leader", n1.Away(), n1.CaughtUp(), n1.Leader())
+				}
 				c.commit(next, put("a", "3", -1))
 				disks["n1"].errno.Store(0)
 				if err := <-uncertain; !errors.Is(err, ErrUncertain) {
