@@ -36,6 +36,7 @@ type Disk struct {
 	open   bool
 	lost   int // bytes, by the last loss of power
 
+	pace     time.Duration // of a sync when all is well
 	delay    time.Duration // of a sync
 	refusal  error         // of every write
 	hold     chan struct{} // syncs wait until it is closed; nil: they do not
@@ -57,7 +58,10 @@ func NewDisk(seed uint64) *Disk {
 	}
 }
 
-// Slow makes each sync take so much longer.
+// Pace sets how long each sync takes when all is well: no time, to begin with.
+func (d *Disk) Pace(each time.Duration) { d.fault(func() { d.pace, d.delay = each, each }) }
+
+// Slow makes each sync take so long.
 func (d *Disk) Slow(delay time.Duration) { d.fault(func() { d.delay = delay }) }
 
 // Hang makes syncs wait for Heal, or for the end of their process.
@@ -81,7 +85,7 @@ func (d *Disk) Lazy() { d.fault(func() { d.lazy = true }) }
 // Heal ends Slow, Hang, Full and ReadOnly.
 func (d *Disk) Heal() {
 	d.fault(func() {
-		d.delay, d.refusal = 0, nil
+		d.delay, d.refusal = d.pace, nil
 		if d.hold != nil {
 			close(d.hold)
 			d.hold = nil

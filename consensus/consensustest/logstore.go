@@ -27,7 +27,7 @@ func (d *Disk) Open() (*Stores, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &logStore{process: p, journal: journal{p, "log"}, keys: journal{p, "stable"}, values: map[string][]byte{}}
+	l := &logStore{process: p, journal: journal{p, "log"}, keys: journal{p, "stable"}, values: map[string][]byte{}, writing: make(chan struct{}, 1)}
 	if err := errors.Join(l.journal.open(l.replay), l.keys.open(l.replayKey)); err != nil {
 		p.end()
 		return nil, fmt.Errorf("open log: %w", err)
@@ -59,7 +59,7 @@ func (s *Stores) Probe() error {
 type logStore struct {
 	process       *process
 	journal, keys journal
-	writing       sync.Mutex // one writer at a time
+	writing       chan struct{} // has room for one writer; a bubble's clock stands while a mutex is waited for
 
 	mu     sync.Mutex
 	closed bool
@@ -175,8 +175,8 @@ func (s *logStore) StoreLog(l *raft.Log) error { return s.StoreLogs([]*raft.Log{
 
 // StoreLogs stores entries, all or none, and returns when they are safe.
 func (s *logStore) StoreLogs(logs []*raft.Log) error {
-	s.writing.Lock()
-	defer s.writing.Unlock()
+	s.writing <- struct{}{}
+	defer func() { <-s.writing }()
 	err := s.locked(func() error {
 		last, empty := s.last(), s.first == 0
 		for i, l := range logs {
@@ -200,8 +200,8 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 // DeleteRange removes the beginning or the end of the log, both indexes
 // included.
 func (s *logStore) DeleteRange(from, to uint64) error {
-	s.writing.Lock()
-	defer s.writing.Unlock()
+	s.writing <- struct{}{}
+	defer func() { <-s.writing }()
 	var record []byte
 	err := s.locked(func() error {
 		switch first, last := s.first, s.last(); {
@@ -227,8 +227,8 @@ func (s *logStore) DeleteRange(from, to uint64) error {
 // Set keeps a value and returns when it is safe. In a process that is dead it
 // returns nil, as raft would panic at an error: nobody hears what it does next.
 func (s *logStore) Set(key, value []byte) error {
-	s.writing.Lock()
-	defer s.writing.Unlock()
+	s.writing <- struct{}{}
+	defer func() { <-s.writing }()
 	if err := s.locked(func() error { return nil }); err != nil {
 		return err
 	}

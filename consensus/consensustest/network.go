@@ -43,6 +43,7 @@ type Host struct {
 	off    chan struct{} // closed when the process or the machine has ended
 	once   sync.Once
 	conns  map[*conn]struct{} // guarded by net.mu
+	dark   bool               // without power: nobody is refused
 }
 
 // Boot makes a new process the one that is reached by this name. Connections of
@@ -129,6 +130,7 @@ func (h *Host) PowerOff() {
 	h.once.Do(func() { close(h.off) })
 	h.net.mu.Lock()
 	defer h.net.mu.Unlock()
+	h.dark = true
 	for c := range h.conns {
 		c.in.fail(net.ErrClosed)
 		c.out.silence()
@@ -177,9 +179,10 @@ func (h *Host) Dial(ctx context.Context, name string) (net.Conn, error) {
 	}
 	h.net.mu.Lock()
 	to := h.net.hosts[name]
+	silent := to == nil || to.dark
 	h.net.mu.Unlock()
 	switch {
-	case to == nil:
+	case silent:
 		<-ctx.Done()
 		return nil, context.Cause(ctx)
 	case h.ended():

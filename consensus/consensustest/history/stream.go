@@ -33,6 +33,16 @@ func NewStream(name string, agreed *Agreement) *Stream {
 	return &Stream{name: name, rows: map[state.Key]*state.Row{}, agreed: agreed}
 }
 
+// Begin says that the follower held these rows before, as of an index of an
+// epoch, and compares it with others from now on.
+func (s *Stream) Begin(rows []*state.Row, index uint64, epoch string, agreed *Agreement) {
+	s.index, s.epoch, s.begun, s.agreed = index, epoch, false, agreed
+	clear(s.rows)
+	for _, row := range rows {
+		s.rows[row.Key] = row
+	}
+}
+
 // Place is where to resume.
 func (s *Stream) Place() (index uint64, epoch string) { return s.index, s.epoch }
 
