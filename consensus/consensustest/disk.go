@@ -217,6 +217,13 @@ func (p *process) may() error {
 	return p.disk.refusal
 }
 
+// dead tells whether the process was killed.
+func (p *process) dead() bool {
+	p.disk.mu.Lock()
+	defer p.disk.mu.Unlock()
+	return p.disk.life != p.life
+}
+
 // end lets another process in.
 func (p *process) end() {
 	p.disk.mu.Lock()
