@@ -181,8 +181,6 @@ func (j judged) Follow(ctx context.Context, since uint64, epoch string, selector
 		s := j.copy.sim
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
-		release := context.AfterFunc(ctx, func() {})
-		defer release()
 		go func() { // a stream ends with its process
 			select {
 			case <-j.life.ended:

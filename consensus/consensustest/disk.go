@@ -32,7 +32,8 @@ type Disk struct {
 	names  map[string]*file // as a process sees them
 	safe   map[string]*file // as a loss of power leaves them
 	dirOps []func(map[string]*file)
-	life   int // of the process that has the stores open; dead ones have an older number
+	life   int                      // of the process that has the stores open; dead ones have an older number
+	dead   map[int]map[string]*file // what processes that were killed still read, by their life
 	open   bool
 	lost   int // bytes, by the last loss of power
 
@@ -54,7 +55,7 @@ type file struct {
 func NewDisk(seed uint64) *Disk {
 	return &Disk{
 		random: rand.New(rand.NewPCG(seed, 0xd15c)), //nolint:gosec // must repeat
-		names:  map[string]*file{}, safe: map[string]*file{}, released: make(chan struct{}),
+		names:  map[string]*file{}, safe: map[string]*file{}, dead: map[int]map[string]*file{}, released: make(chan struct{}),
 	}
 }
 
@@ -114,7 +115,10 @@ func (d *Disk) Kill() {
 	d.endLife()
 }
 
+// endLife ends the process. What its goroutines read until they have ended too is
+// what was there: raft takes it ill, and asks without end, if snapshots vanish.
 func (d *Disk) endLife() {
+	d.dead[d.life] = maps.Clone(d.names)
 	d.life++
 	d.open = false
 	close(d.released)
@@ -217,13 +221,6 @@ func (p *process) may() error {
 	return p.disk.refusal
 }
 
-// dead tells whether the process was killed.
-func (p *process) dead() bool {
-	p.disk.mu.Lock()
-	defer p.disk.mu.Unlock()
-	return p.disk.life != p.life
-}
-
 // end lets another process in.
 func (p *process) end() {
 	p.disk.mu.Lock()
@@ -231,6 +228,14 @@ func (p *process) end() {
 	if p.disk.life == p.life {
 		p.disk.endLife()
 	}
+}
+
+// files are what this process reads.
+func (p *process) files() map[string]*file {
+	if p.disk.life != p.life {
+		return p.disk.dead[p.life]
+	}
+	return p.disk.names
 }
 
 // add appends to a file, which it makes if need be, and returns its size before.
@@ -257,8 +262,8 @@ func (p *process) read(name string) ([]byte, bool) {
 	d := p.disk
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	f := d.names[name]
-	if f == nil || d.life != p.life {
+	f := p.files()[name]
+	if f == nil {
 		return nil, false
 	}
 	return slices.Clone(f.data), true
@@ -297,7 +302,7 @@ func (p *process) list(prefix string) []string {
 	p.disk.mu.Lock()
 	defer p.disk.mu.Unlock()
 	var names []string
-	for name := range p.disk.names {
+	for name := range p.files() {
 		if strings.HasPrefix(name, prefix) {
 			names = append(names, name)
 		}

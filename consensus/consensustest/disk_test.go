@@ -194,3 +194,27 @@ func TestFaultsOfDisks(t *testing.T) {
 		holds(t, place(old).Open(t), 1, 4)
 	})
 }
+
+// Goroutines of a process that was killed run on for a while, and raft would
+// spin, or panic, if its snapshots were gone.
+func TestTheDeadReadWhatWasThere(t *testing.T) {
+	d := NewDisk(1)
+	stores, err := d.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	sink, err := stores.Snapshots.Create(1, 7, 1, raft.Configuration{}, 1, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sink.Close(); err != nil {
+		t.Fatal(err)
+	}
+	d.PowerLoss()
+	if list, err := stores.Snapshots.List(); err != nil || len(list) != 1 {
+		t.Errorf("List = %v, %v, want the snapshot that was there", list, err)
+	}
+	if _, err := stores.Snapshots.Create(1, 8, 1, raft.Configuration{}, 1, nil); !errors.Is(err, ErrDead) {
+		t.Errorf("Create = %v, want ErrDead", err)
+	}
+}

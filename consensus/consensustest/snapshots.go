@@ -54,14 +54,9 @@ func (s *snapshots) Create(version raft.SnapshotVersion, index, term uint64, c r
 	return sink, nil
 }
 
-// List returns the newest snapshots that are whole by name, newest first. In a
-// process that is dead it takes a while: a leader that hands over and finds none
-// asks again at once, and would keep a bubble's clock standing.
+// List returns the newest snapshots that are whole by name, newest first.
 func (s *snapshots) List() ([]*raft.SnapshotMeta, error) {
 	all := s.all()
-	if s.process.dead() {
-		time.Sleep(time.Millisecond)
-	}
 	if len(all) > retained {
 		all = all[:retained]
 	}
