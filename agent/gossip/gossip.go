@@ -165,10 +165,10 @@ func New(cfg Config) (*Gossip, error) {
 	return g, nil
 }
 
-// Join exchanges the whole membership with the nodes at addrs (ip:port), and
-// remembers these for when this node finds itself alone. It returns how many
-// answered, and why none did if so. It waits for Run to have begun, and for at
-// most six seconds an address.
+// Join exchanges the whole membership with nodes at addrs (ip:port), the first
+// ones first, until three have answered, and remembers these addresses for when
+// this node finds itself alone. It returns how many answered, and why none did if
+// so. It waits for Run to have begun, and for at most six seconds an address.
 func (g *Gossip) Join(ctx context.Context, addrs []string) (int, error) {
 	var at []netip.AddrPort
 	for _, a := range addrs {
@@ -192,22 +192,54 @@ func (g *Gossip) Join(ctx context.Context, addrs []string) (int, error) {
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	}
-	joined, errs := 0, []error(nil)
+	at = slices.DeleteFunc(at, func(addr netip.AddrPort) bool { return addr == g.cfg.Advertise })
+	return g.reach(ctx, at, joinEnough)
+}
+
+const (
+	joinEnough  = 3 // each of them hands on the whole membership
+	reachAtOnce = 8
+)
+
+// reach exchanges the membership with those at these addresses, several at once,
+// as one where nobody is any more takes seconds to say so, until enough have
+// answered. It returns how many did, and why none if so.
+func (g *Gossip) reach(ctx context.Context, at []netip.AddrPort, enough int) (int, error) {
+	next := make(chan netip.AddrPort, len(at))
 	for _, addr := range at {
-		if ctx.Err() != nil {
-			errs = append(errs, ctx.Err())
-			break
-		}
-		if err := g.exchange(addr); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		joined++
+		next <- addr
 	}
+	close(next)
+	var (
+		asking sync.WaitGroup
+		mu     sync.Mutex
+		joined int
+		errs   []error
+	)
+	count := func(err error) (done bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
+			errs = append(errs, err)
+		} else {
+			joined++
+		}
+		return joined >= enough || ctx.Err() != nil
+	}
+	for range min(reachAtOnce, len(at)) {
+		asking.Go(func() {
+			for addr := range next {
+				if count(g.exchange(addr)) {
+					return
+				}
+			}
+		})
+	}
+	asking.Wait()
 	if joined > 0 {
 		return joined, nil
 	}
-	return 0, errors.Join(errs...)
+	return 0, errors.Join(append(errs, ctx.Err())...)
 }
 
 // exchange pushes and pulls the whole membership with the node at addr.

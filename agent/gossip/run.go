@@ -245,11 +245,7 @@ func (g *Gossip) absent() []netip.AddrPort {
 func (g *Gossip) seek(ctx context.Context, most int) {
 	at := g.absent()
 	rand.Shuffle(len(at), func(i, j int) { at[i], at[j] = at[j], at[i] })
-	for _, addr := range at[:min(most, len(at))] {
-		if ctx.Err() != nil || g.exchange(addr) == nil {
-			return
-		}
-	}
+	_, _ = g.reach(ctx, at[:min(most, len(at))], 1) // it is tried again
 }
 
 // moved exchanges the membership with somebody if the others hold another
