@@ -175,20 +175,6 @@ func Open(cfg Config) (*Node, error) {
 	return n, nil
 }
 
-// bootstrap writes the first entry, which makes this node the only voter.
-func (n *Node) bootstrap() error {
-	alone := raft.Configuration{Servers: []raft.Server{{
-		Suffrage: raft.Voter,
-		ID:       raft.ServerID(n.cfg.Name),
-		Address:  raft.ServerAddress(n.cfg.Name),
-	}}}
-	err := raft.BootstrapCluster(n.cfg.raft(), n.logs, n.stable(), n.cfg.Snapshots, n.gate, alone)
-	if err != nil && !errors.Is(err, raft.ErrCantBootstrap) {
-		return fmt.Errorf("bootstrap: %w", err)
-	}
-	return nil
-}
-
 func (n *Node) stable() stable { return stable{n.cfg.Stable, n.writes} }
 
 // Store returns the agreed objects as far as this node knows them. Only members

@@ -27,6 +27,10 @@ type Stores struct {
 // process at a time may have them open: another waits. Close them after
 // Node.Run.
 func OpenStores(dir string, log *slog.Logger) (*Stores, error) {
+	return openStores(dir, segmentSize, log)
+}
+
+func openStores(dir string, segment int, log *slog.Logger) (*Stores, error) {
 	logDir := filepath.Join(dir, "log")
 	for _, d := range []string{logDir, filepath.Join(dir, "snapshots")} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
@@ -40,13 +44,13 @@ func OpenStores(dir string, log *slog.Logger) (*Stores, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	w, err := openWalStore(logDir, log)
+	w, err := openWalStore(logDir, segment, log)
 	if err != nil {
 		return nil, err
 	}
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, 2, newBridge(log))
+	snaps, err := openSnapFiles(dir, log) // now that no other process has them open
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open snapshots in %s: %w", dir, err), w.Close())
+		return nil, errors.Join(err, w.Close())
 	}
 	return &Stores{Log: w, Stable: w, Snapshots: snaps, Closer: w}, nil
 }

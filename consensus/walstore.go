@@ -19,8 +19,9 @@ import (
 // anew, which completes or undoes what was begun, before anything else is
 // written.
 type walStore struct {
-	dir string
-	log *slog.Logger
+	dir     string
+	segment int // what a file of the log takes from the beginning, in bytes
+	log     *slog.Logger
 
 	mu     sync.RWMutex
 	wal    *wal.WAL // never nil; closed while in doubt and not yet opened anew
@@ -29,8 +30,8 @@ type walStore struct {
 	opened bool     // anew, and not appended to since; the writer's alone
 }
 
-func openWalStore(dir string, log *slog.Logger) (*walStore, error) {
-	s := &walStore{dir: dir, log: log}
+func openWalStore(dir string, segment int, log *slog.Logger) (*walStore, error) {
+	s := &walStore{dir: dir, segment: segment, log: log}
 	var err error
 	s.wal, err = s.open()
 	return s, err
@@ -39,7 +40,7 @@ func openWalStore(dir string, log *slog.Logger) (*walStore, error) {
 // open opens the log. The library syncs the folder when it first appends to a
 // segment that it has made, but not to one that it has found.
 func (s *walStore) open() (*wal.WAL, error) {
-	w, err := wal.Open(s.dir, wal.WithSegmentSize(segmentSize), wal.WithLogger(newBridge(s.log)), wal.WithMetaStore(new(walMeta)))
+	w, err := wal.Open(s.dir, wal.WithSegmentSize(s.segment), wal.WithLogger(newBridge(s.log)), wal.WithMetaStore(new(walMeta)))
 	if err != nil {
 		return nil, fmt.Errorf("open log in %s: %w", s.dir, err)
 	}
