@@ -93,6 +93,9 @@ func New(ctx context.Context, cfg Config) (a *Agent, err error) {
 	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
 		return a, fmt.Errorf("make the data directory: %w", err)
 	}
+	if err := consensus.SyncDirs(filepath.Dir(filepath.Clean(cfg.DataDir))); err != nil { // its name, too, is to last
+		return a, err
+	}
 	medium, err := cfg.World.Disk(cfg)
 	if err != nil {
 		return a, err

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/skein-dev/skein/agent/identity"
+	"github.com/skein-dev/skein/consensus"
 	"github.com/skein-dev/skein/runtime/container"
 )
 
@@ -44,7 +45,7 @@ func Removed(dataDir string) bool {
 func (a *Agent) removed(by string) error {
 	f, err := os.OpenFile(filepath.Join(a.cfg.DataDir, removedFile), os.O_CREATE|os.O_WRONLY, 0o600)
 	if err == nil {
-		err = errors.Join(f.Sync(), f.Close())
+		err = errors.Join(f.Sync(), f.Close(), consensus.SyncDirs(a.cfg.DataDir))
 	}
 	if err != nil {
 		a.log.Error("cannot keep in mind that this node was removed", "err", err)

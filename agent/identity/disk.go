@@ -84,6 +84,10 @@ func ensureDir(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make the identity's directory: %w", err)
 	}
+	// What lies in a folder whose name is lost is lost with it.
+	if err := syncDir(filepath.Dir(filepath.Clean(dir))); err != nil {
+		return err
+	}
 	return checkOwn(dir, fs.ModeDir)
 }
 

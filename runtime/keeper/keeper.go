@@ -162,5 +162,12 @@ func WriteSynced(path string, data []byte) (err error) {
 	if err != nil {
 		return err
 	}
-	return os.Rename(aside, path)
+	if err = os.Rename(aside, path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
