@@ -40,7 +40,8 @@ func agentOf(t *testing.T, node string) int {
 }
 
 // holdings counts what an agent and its machine hold: descriptors by what they
-// are, mounts, and the cgroups of the lab.
+// are, and the mounts and cgroups of the lab. Others may mount meanwhile what
+// is none of its business.
 func holdings(t *testing.T, node string) map[string]int {
 	t.Helper()
 	pid := agentOf(t, node)
@@ -49,7 +50,11 @@ func holdings(t *testing.T, node string) map[string]int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out["mounts"] = strings.Count(string(mounts), "\n")
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, "/lab/"+name+"/") {
+			out["mounts"]++
+		}
+	}
 	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
 	if err != nil {
 		t.Fatal(err)
