@@ -42,6 +42,11 @@ func newPeers(a *Agent) *peers {
 	}
 }
 
+// maxAnswer bounds one message that another node answers, in bytes. A part of a
+// follow stream is small unless one object alone is larger, and none is larger
+// than a log entry may be.
+const maxAnswer = 64<<20 + 1<<10
+
 // Client returns how to call a node.
 func (p *peers) Client(node string) skeinv1connect.PeerServiceClient {
 	p.mu.Lock()
@@ -49,7 +54,7 @@ func (p *peers) Client(node string) skeinv1connect.PeerServiceClient {
 	if c, ok := p.clients[node]; ok {
 		return c
 	}
-	c := skeinv1connect.NewPeerServiceClient(connect.NewClient(connecthttp.NewTransport(p.http, "http://"+node)))
+	c := skeinv1connect.NewPeerServiceClient(connect.NewClient(connecthttp.NewTransport(p.http, "http://"+node, connecthttp.WithReadMaxBytes(maxAnswer))))
 	p.clients[node] = c
 	return c
 }

@@ -74,6 +74,7 @@ func need(ctx context.Context, role Role) error {
 // identified finds out who calls before anything of the call is read.
 func (s *Server) identified(who func(*http.Request) (Caller, error), next http.Handler) http.Handler {
 	deny := connecthttp.NewErrorWriter()
+	bounded := timed(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer := func(code connect.Code, text string, info *skeinv1.ErrorInfo) {
 			out := connect.NewError(code, text)
@@ -93,7 +94,7 @@ func (s *Server) identified(who func(*http.Request) (Caller, error), next http.H
 			return
 		}
 		defer s.calls.leave(c.Name)
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
+		bounded.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, c)))
 	})
 }
 
