@@ -51,6 +51,7 @@ type Driver struct {
 
 	mu      sync.Mutex
 	boxes   map[container.ID]*box
+	lapsed  map[string]time.Time // by Pod, when a lease of its was renewed that had run out
 	changed chan struct{}
 }
 
@@ -61,7 +62,7 @@ func New(cfg Config) (*Driver, error) {
 	d := &Driver{
 		cfg: cfg, log: cfg.Logger.With("component", "runc"), program: cfg.Path, keeper: keeper.Dir(cfg.KeeperDir),
 		starts: make(chan struct{}, 2*runtime.NumCPU()), // more add latency and no throughput
-		boxes:  map[container.ID]*box{}, changed: make(chan struct{}),
+		boxes:  map[container.ID]*box{}, lapsed: map[string]time.Time{}, changed: make(chan struct{}),
 	}
 	if d.cfg.step == nil {
 		d.cfg.step = func(string) {}

@@ -18,11 +18,24 @@ func (d *Driver) Lease(_ context.Context, pod string, freeze, kill time.Duration
 	if err := checkPod(pod); err != nil {
 		return err
 	}
+	d.noteLapse(pod)
 	l := keeper.Lease{Boot: keeper.BootID(), Freeze: freeze, Kill: kill, Groups: d.groups.freezers(d.podCgroup(pod))}
 	if err := d.keeper.WriteLease(pod, l); err != nil {
 		return fmt.Errorf("write the lease of %s: %w", pod, err)
 	}
 	return nil
+}
+
+// noteLapse remembers that the lease which is about to be renewed had run out:
+// what the keeper killed then may not have been recorded yet.
+func (d *Driver) noteLapse(pod string) {
+	l, err := d.keeper.ReadLease(pod)
+	if err != nil || l.Boot != keeper.BootID() || keeper.SinceBoot() < l.Kill {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.lapsed[pod] = time.Now()
 }
 
 // freezers lists the folders of a group, that by which it can be frozen first.
@@ -44,6 +57,12 @@ func (c *cgroups) freezers(group string) []string {
 func (d *Driver) leaseLost(pod string, e *exit) bool {
 	if e.Signal != int(syscall.SIGKILL) {
 		return false
+	}
+	d.mu.Lock()
+	until := d.lapsed[pod]
+	d.mu.Unlock()
+	if e.Finished.Before(until) {
+		return true
 	}
 	l, err := d.keeper.ReadLease(pod)
 	return err == nil && l.Boot == keeper.BootID() && keeper.SinceBoot() >= l.Kill

@@ -143,6 +143,9 @@ func (d *Driver) RemoveSandbox(ctx context.Context, pod string) error {
 	err = errors.Join(unmountAll(shm), d.pins.Remove(pod), d.groups.remove(d.podCgroup(pod)))
 	if err == nil {
 		err = errors.Join(os.RemoveAll(d.shared(pod)), os.RemoveAll(d.podDir(pod)), d.keeper.RemoveLease(pod))
+		d.mu.Lock()
+		delete(d.lapsed, pod)
+		d.mu.Unlock()
 	}
 	if err != nil {
 		return fmt.Errorf("remove the sandbox of %s: %w", pod, err)
