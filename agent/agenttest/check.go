@@ -63,8 +63,8 @@ func (c *Cluster) stopping(m *Machine, id container.ID) {
 	store := c.stores.best()
 	for _, p := range decoded[corev1.Pod](store, object.KindPod) {
 		givenUp := p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodFailed || p.Status.Phase == corev1.PodSucceeded
-		// The lease of an exclusive one may have run out.
-		if string(p.UID) == id.Pod && !givenUp && !object.Exclusive(p.Annotations) && p.Spec.NodeName == m.Name {
+		// The lease of one that has such may have run out.
+		if string(p.UID) == id.Pod && !givenUp && !object.Leased(p.Annotations) && p.Spec.NodeName == m.Name {
 			c.fail("%s stops %s of pod %s, which nobody has asked to go", m.Name, id, p.Name)
 		}
 	}

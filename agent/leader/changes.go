@@ -285,8 +285,10 @@ func (m *model) removePod(key state.Key) {
 	}
 	m.forgetPod(p)
 	delete(m.pods, key)
-	if p.exclusive {
+	if p.leased {
 		m.over = append(m.over, p.uid)
+	}
+	if p.exclusive {
 		if ns, name, ok := strings.Cut(p.slot, "/"); ok { // whose Deployment may be another by now
 			m.dirty[state.Key{Kind: object.KindDeployment, Namespace: ns, Name: name}] = struct{}{}
 		}

@@ -30,7 +30,8 @@ type pod struct {
 	ready     bool
 	since     time.Time // of ready
 	deleting  bool
-	exclusive bool      // it may run only under a lease, and never twice
+	leased    bool      // it may run only under a lease
+	exclusive bool      // and never twice
 	slot      string    // what it may be in only once, if exclusive
 	refused   string    // why it is not placed, as its condition says
 	told      time.Time // when that was written
@@ -74,6 +75,7 @@ func podFacts(row *state.Row, shape func(owner string) *place.Shape) (*pod, erro
 		node: p.Spec.NodeName, created: p.CreationTimestamp.Time,
 		phase: p.Status.Phase, deleting: p.DeletionTimestamp != nil,
 	}
+	out.leased = object.Leased(p.Annotations)
 	if out.exclusive = object.Exclusive(p.Annotations); out.exclusive {
 		out.slot = slotOf(p)
 	}

@@ -60,7 +60,7 @@ type model struct {
 
 	dirty   map[state.Key]struct{} // Deployments to look at
 	slots   map[string]pods        // exclusive Pods by what they may be in only once
-	over    []string               // uids of exclusive Pods that are not in the log any more
+	over    []string               // uids of Pods with a lease that are not in the log any more
 	orphans map[state.Key]struct{} // Pods and Revisions whose owner may be gone
 	leaving map[state.Key]struct{} // Pods that are being deleted
 }

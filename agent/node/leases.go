@@ -28,7 +28,8 @@ const (
 	leasePatience = time.Second            // for an answer
 )
 
-// leases keeps the leases of this node's exclusive Pods. The driver enforces
+// leases keeps the leases of this node's exclusive Pods, and of those that are to
+// stop where they are isolated, for which nobody waits. The driver enforces
 // them, so this may stop at any line; where the driver's keeper is dead it kills
 // by itself.
 type leases struct {
@@ -48,7 +49,7 @@ func newLeases(n *Node, log *slog.Logger) *leases {
 // mayStart tells whether a container of the Pod may be started now. If not, the
 // Pod's worker is woken once it may.
 func (l *leases) mayStart(pod *corev1.Pod) bool {
-	if !object.Exclusive(pod.Annotations) {
+	if !object.Leased(pod.Annotations) {
 		return true
 	}
 	l.mu.Lock()
@@ -70,7 +71,7 @@ func (l *leases) run(ctx context.Context) error {
 	var failing sync.WaitGroup
 	defer failing.Wait()
 	for {
-		pods := l.exclusive()
+		pods := l.leased()
 		next := time.Hour
 		if len(pods) > 0 {
 			next = lease.Renew
@@ -91,14 +92,14 @@ func (l *leases) run(ctx context.Context) error {
 	}
 }
 
-// exclusive lists the exclusive Pods that are bound to this node.
-func (l *leases) exclusive() []string {
+// leased lists the Pods that are bound to this node and run under a lease.
+func (l *leases) leased() []string {
 	var out []string
 	for _, row := range l.node.cfg.Replica.Store().List(object.KindPod, "", object.NodeIndex(l.node.cfg.Name)) {
-		if !bytes.Contains(row.Body, []byte(object.AnnotationExclusive)) {
+		if !bytes.Contains(row.Body, []byte(object.AnnotationExclusive)) && !bytes.Contains(row.Body, []byte(object.AnnotationWhenIsolated)) {
 			continue // nearly all, at the cost of a glance
 		}
-		if pod, err := object.Decode[corev1.Pod](row); err == nil && object.Exclusive(pod.Annotations) {
+		if pod, err := object.Decode[corev1.Pod](row); err == nil && object.Leased(pod.Annotations) {
 			out = append(out, row.UID)
 		}
 	}
@@ -141,8 +142,12 @@ func (l *leases) enforce(ctx context.Context, work *sync.WaitGroup, pods []strin
 		l.told[uid] = true
 		l.log.Warn("the lease of a Pod has run out", "uid", uid)
 		if pod, err := l.node.pod(types.UID(uid)); err == nil && pod != nil {
+			then := "it stops where it is isolated"
+			if object.Exclusive(pod.Annotations) {
+				then = "it may run elsewhere now"
+			}
 			l.node.reports.event(pod, l.node.cfg.Name, corev1.EventTypeWarning, reasonLeaseLost,
-				"no leader with a quorum could be asked for "+lease.Kill.String()+", so it was killed: it may run elsewhere now")
+				"no leader with a quorum could be asked for "+lease.Kill.String()+", so it was killed: "+then)
 		}
 		for _, s := range l.node.statuses(types.UID(uid)) {
 			if s.State != container.Running {

@@ -91,6 +91,7 @@ const docsTail = `
 | ` + "`" + LabelLeader + "`" + ` | Node | shown: ` + "`true`" + ` on the leader |
 | ` + "`" + AnnotationRestarted + "`" + ` | template | when ` + "`skein restart`" + ` was last asked for |
 | ` + "`" + AnnotationExclusive + "`" + ` | Pod, template | ` + "`true`" + `: never two at once, not even across a cut network, see [fencing](fencing.md); it cannot be changed on a Pod, and a Deployment has one replica then, whose successor starts when it is gone |
+| ` + "`" + AnnotationWhenIsolated + "`" + ` | Pod, template | what becomes of it on a node that is cut off from the leader: ` + "`keep`" + ` (as without it), it runs on; ` + "`stop`" + `, it is frozen after 8 s and killed after 10 s, see [fencing](fencing.md); it cannot be changed on a Pod |
 
 Every other key of skein.dev is the cluster's own, and unknown ones are refused.
 

@@ -193,6 +193,8 @@ func TestManifestErrors(t *testing.T) {
 		{"tier: front", "skein.dev/voter: never"},
 		{`team: "blue"`, `skein.dev/exclusive: "yes"`},
 		{`team: "blue"`, `skein.dev/exclusiv: "true"`},
+		{`team: "blue"`, `skein.dev/when-isolated: "wait"`},
+		{`team: "blue"`, `{skein.dev/when-isolated: keep, skein.dev/exclusive: "true"}`},
 		{"matchLabels:\n      app: web", "matchLabels:\n      app: wob"},
 		{"selector:\n    matchLabels:\n      app: web\n", "selector: {}\n"},
 		{"selector:\n    matchLabels:\n      app: web\n", "selector: {matchExpressions: [{key: app, operator: Is, values: [web]}]}\n"},

@@ -28,7 +28,10 @@ const (
 	AnnotationRestarted = "skein.dev/restarted-at" // on a template: when a restart was asked for
 	AnnotationRevision  = "skein.dev/revision"     // on a Deployment: the number of its newest Revision
 	AnnotationExclusive = "skein.dev/exclusive"    // on a Pod or template: "true", it never runs twice at a time
-	annotationPrefix    = "skein.dev/"
+	// On a Pod or template: what becomes of it on a node that reaches no leader,
+	// IsolatedKeep or IsolatedStop.
+	AnnotationWhenIsolated = "skein.dev/when-isolated"
+	annotationPrefix       = "skein.dev/"
 )
 
 // Reasons of a Node's condition Ready.

@@ -78,7 +78,7 @@ func (p *problems) labels(set map[string]string, path string) {
 }
 
 // ours are the annotations of skein.dev that objects may carry.
-var ours = []string{AnnotationKey, AnnotationAdvertise, AnnotationApplied, AnnotationRestarted, AnnotationRevision, AnnotationExclusive}
+var ours = []string{AnnotationKey, AnnotationAdvertise, AnnotationApplied, AnnotationRestarted, AnnotationRevision, AnnotationExclusive, AnnotationWhenIsolated}
 
 func (p *problems) annotations(set map[string]string, path string) {
 	total := 0
@@ -90,6 +90,13 @@ func (p *problems) annotations(set map[string]string, path string) {
 		case key == AnnotationExclusive:
 			if v := set[key]; v != "true" {
 				p.hint(at, "remove it from a Pod that may run twice", "%q: want \"true\"", clip(v))
+			}
+		case key == AnnotationWhenIsolated:
+			switch v := set[key]; {
+			case v != IsolatedKeep && v != IsolatedStop:
+				p.add(at, "%q: want %q or %q", clip(v), IsolatedKeep, IsolatedStop)
+			case v == IsolatedKeep && Exclusive(set):
+				p.hint(at, "remove it: an exclusive Pod is stopped where it is isolated", "%q: not of an exclusive Pod", v)
 			}
 		case strings.HasPrefix(key, annotationPrefix) && !slices.Contains(ours, key):
 			if near := nearest(key, ours); near != "" {
