@@ -40,8 +40,8 @@ func TestSimulation(t *testing.T) {
 	case runs == 0:
 		runs = 1
 	}
-	var hits atomic.Int64
-	t.Cleanup(func() { t.Logf("%d of %d runs failed", hits.Load(), runs) })
+	var hits, ran atomic.Int64
+	t.Cleanup(func() { t.Logf("%d of %d runs failed", hits.Load(), ran.Load()) })
 	for i := range runs {
 		seed := *fromFlag + uint64(i) //nolint:gosec // small
 		if *seedFlag != 0 {
@@ -52,6 +52,7 @@ func TestSimulation(t *testing.T) {
 				return
 			}
 			problems, events := simulate(t, seed)
+			ran.Add(1)
 			if len(problems) == 0 {
 				return
 			}
