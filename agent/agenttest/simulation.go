@@ -78,21 +78,39 @@ func (c *Cluster) annoy(random *rand.Rand) {
 	c.restartOne()
 }
 
-// restartOne lets a voter that does not lead be away for a moment, as long as an
-// upgrade takes. That costs it neither its Pods nor its vote.
+// restartOne lets a voter that does not lead be away for a moment: its agent, as
+// long as an upgrade takes, which costs it neither its Pods nor its vote; then
+// its machine, as long as a quick reboot takes, which costs it no vote.
 func (c *Cluster) restartOne() {
-	for _, m := range c.machines {
-		if m == c.leader() || !c.votes(m) {
-			continue
-		}
+	if m := c.follower(); m != nil {
 		c.Kill(m)
 		c.pass(2*time.Second, nobodyLost)
 		c.Start(m)
 		c.pass(3*time.Second, nobodyLost)
-		if c.leader() != nil && !c.votes(m) {
-			c.fail("%s was away for two seconds, and has lost its vote", m.Name)
+		c.mustVote(m)
+	}
+	if m := c.follower(); m != nil {
+		c.PowerOff(m)
+		c.pass(2 * time.Second)
+		c.Start(m)
+		c.pass(3 * time.Second)
+		c.mustVote(m)
+	}
+}
+
+// follower is a voter that does not lead; nil while nobody leads.
+func (c *Cluster) follower() *Machine {
+	for _, m := range c.machines {
+		if m != c.leader() && c.votes(m) {
+			return m
 		}
-		return
+	}
+	return nil
+}
+
+func (c *Cluster) mustVote(m *Machine) {
+	if c.leader() != nil && !c.votes(m) {
+		c.fail("%s was away for two seconds, and has lost its vote", m.Name)
 	}
 }
 
