@@ -1,8 +1,11 @@
 package agenttest
 
 import (
+	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,6 +20,9 @@ const (
 	lookEvery = 200 * time.Millisecond
 	// healPatience is how long all may take to be well once all faults are over.
 	healPatience = 3 * time.Minute
+	// stuckAfter is when a simulation is given up that keeps its clock standing,
+	// in real time.
+	stuckAfter = 5 * time.Minute
 )
 
 // simulate runs a cluster through the faults and the work of a seed. It returns
@@ -25,9 +31,18 @@ func simulate(t *testing.T, seed uint64) (problems []string, events *trace) {
 	t.Helper()
 	var work *users
 	var c *Cluster
+	var running atomic.Pointer[trace]
+	watch := time.AfterFunc(stuckAfter, func() {
+		if events := running.Load(); events != nil {
+			path := filepath.Join(t.ArtifactDir(), "stuck.trace")
+			panic(fmt.Sprintf("seed %d does not end; its events are in %s (%v)", seed, path, events.save(path)))
+		}
+	})
+	defer watch.Stop()
 	synctest.Test(t, func(t *testing.T) {
 		random := rand.New(rand.NewPCG(seed, 0))
 		c = newCluster(t, seed, []int{3, 3, 3, 3, 3, 4, 5, 5, 5, 7}[random.IntN(10)])
+		running.Store(c.trace)
 		if len(c.failed()) == 0 {
 			work = c.begin(seed)
 			c.suffer(random)
