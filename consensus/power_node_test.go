@@ -32,7 +32,7 @@ func powerNode(dir string, use func(context.Context, *Node) error) error {
 		Transport: NewTransport(TransportConfig{Name: "n1", Listener: listener, Dial: newNetwork().dial}),
 		// Alone it need not be patient.
 		HeartbeatTimeout: 20 * time.Millisecond, ElectionTimeout: 20 * time.Millisecond, LeaderLeaseTimeout: 20 * time.Millisecond,
-		SnapshotInterval: 5 * time.Millisecond, SnapshotThreshold: 8, TrailingLogs: 2,
+		SnapshotInterval: 5 * time.Millisecond, SnapshotThreshold: 5, TrailingLogs: 2,
 	})
 	if err != nil {
 		return errors.Join(err, listener.Close(), stores.Close())
@@ -54,7 +54,7 @@ func powerNode(dir string, use func(context.Context, *Node) error) error {
 	return errors.Join(err, <-ended, stores.Close())
 }
 
-const powerCommits = 18
+const powerCommits = 12
 
 // nodeWork commits, and keeps a copy as those do who hold no log.
 func nodeWork(dir string, said io.Writer) {
@@ -66,7 +66,7 @@ func nodeWork(dir string, said io.Writer) {
 				return err
 			}
 			fmt.Fprintln(said, "commit", i)
-			if i%4 == 0 {
+			if i%3 == 0 {
 				if err := file.write(n.Store()); err != nil {
 					return err
 				}
