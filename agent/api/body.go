@@ -53,7 +53,7 @@ func (b *timedBody) Read(p []byte) (int, error) {
 	b.until(begin.Add(b.left))
 	n, err := b.ReadCloser.Read(p)
 	b.left = max(0, b.left-time.Since(begin))
-	if err == nil || err == io.EOF { //nolint:errorlint // as readers return it
+	if err == nil || err == io.EOF {
 		b.until(time.Time{})
 	}
 	return n, err
