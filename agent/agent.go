@@ -181,7 +181,7 @@ func (a *Agent) meet() error {
 		DialPacket: a.cfg.World.Network.DialPacket,
 		Knock:      a.cfg.World.Network.Knock,
 		Keys:       a.id.GossipKeys(),
-		Meta:       func() gossip.Meta { return gossip.Meta{Format: formatVersion, Epoch: epoch, Load: a.sampler.load()} },
+		Meta:       func() gossip.Meta { return gossip.Meta{Format: a.cfg.Format, Epoch: epoch, Load: a.sampler.load()} },
 		Known:      a.knows,
 		Domain:     a.zone,
 		Peers:      a.everybody,
@@ -201,10 +201,6 @@ func (a *Agent) meet() error {
 // it matters only to reads without a leader, and a third of what an idle leader
 // does is telling it.
 const commitTimeout = 250 * time.Millisecond
-
-// formatVersion is the newest form of objects and log entries that this build
-// reads.
-const formatVersion = 1
 
 // prepareRuntime opens what runs containers here.
 func (a *Agent) prepareRuntime() error {
@@ -247,6 +243,7 @@ func (a *Agent) assemble() error {
 		Pressure: a.pressures, PressureChanged: a.disk.Changed,
 	})
 	a.raft.Lead(a.seed)
+	a.raft.Lead(a.raiseFormat)
 	a.raft.Lead(a.duties.Run)
 	return nil
 }
@@ -261,7 +258,7 @@ func randomNumber() uint64 {
 // top-down: the API first, raft last.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.close()
-	a.log.Info("agent starts", "node", a.cfg.Name, "addr", a.cfg.Advertise, "version", a.cfg.Version)
+	a.log.Info("agent starts", "node", a.cfg.Name, "addr", a.cfg.Advertise, "version", a.cfg.Version, "format", a.cfg.Format)
 	err := runLayers(ctx,
 		together(a.ports.mux.Run, a.disk.Run),
 		together(a.raft.Run, a.serveNodes),

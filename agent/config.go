@@ -44,6 +44,7 @@ type Config struct {
 	Demo         func() ([]byte, error) // the archive of the carried images
 	UnpackArgs   []string               // how to start the child that unpacks layers
 	Version      string
+	Format       uint32 // newest that this build reads and writes; 0: DefaultFormat
 	Logger       *slog.Logger
 	Announcement func(string) // what the operator wants to read once
 	Beat         func() error // tells the keeper that the agent is well; nil: nobody wants to know
@@ -91,6 +92,9 @@ func (c *Config) check() error {
 	}
 	if c.SnapshotEvery < time.Second || c.SnapshotKeep < 1 {
 		return &UsageError{Text: "snapshots are a second apart at the least, and one or more of them are kept"}
+	}
+	if c.Format == 0 {
+		c.Format = DefaultFormat
 	}
 	if c.PodLimit == 0 {
 		c.PodLimit = 250

@@ -249,6 +249,9 @@ func (a *Agent) watchKeys(ctx context.Context) error {
 		if err := a.useKeys(); err != nil {
 			a.log.Error("cannot use the gossip keys", "err", err)
 		}
+		if err := a.keepFormat(); err != nil {
+			return err
+		}
 		select {
 		case <-ctx.Done():
 			return nil

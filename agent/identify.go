@@ -32,6 +32,9 @@ func Check(cfg Config) error {
 	if err := cfg.check(); err != nil {
 		return err
 	}
+	if err := checkFormat(cfg); err != nil {
+		return err
+	}
 	_, err := identity.Load(identityDir(cfg))
 	switch {
 	case err == nil:

@@ -42,6 +42,7 @@ type Machine struct {
 	host    *gossiptest.Host
 	driver  *containertest.Driver
 	starts  int
+	format  uint32 // that its program reads; 0: that of this build
 
 	disk   *consensustest.Disk
 	dir    string
@@ -115,7 +116,7 @@ func (m *Machine) start(first bool, join []string, token string) {
 	cfg := agent.Config{
 		DataDir: m.dir, RunDir: filepath.Join(m.dir, "run"), KeeperDir: filepath.Join(m.dir, "keeper"),
 		Socket: "socket", Listen: m.addr, Advertise: m.addr, Name: m.Name,
-		Init: first, Join: join, Token: token, Version: "sim", Logger: log,
+		Init: first, Join: join, Token: token, Version: "sim", Format: m.format, Logger: log,
 		Announcement: m.cluster.announced, World: m.world(l),
 	}
 	go func() {

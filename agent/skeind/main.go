@@ -19,8 +19,12 @@ import (
 	"github.com/skein-dev/skein/runtime/keeper"
 )
 
-// version is set by the linker.
-var version = "dev"
+// version and format are set by the linker: format is a number, the newest that
+// this build reads and writes, where it is not agent.DefaultFormat.
+var (
+	version = "dev"
+	format  = ""
+)
 
 // A keeper that is reloaded becomes this program for a moment and then a keeper
 // again. Its agent is told when the thread that started it ends, and what

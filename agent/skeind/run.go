@@ -176,6 +176,13 @@ func config(c *cli.Context) (agent.Config, error) {
 		Version: version, Logger: log, Labels: map[string]string{},
 		Announcement: announce,
 	}
+	if format != "" {
+		n, err := strconv.ParseUint(format, 10, 32)
+		if err != nil {
+			return cfg, fmt.Errorf("this program was built with the format %q, which is no number", format)
+		}
+		cfg.Format = uint32(n)
+	}
 	if cfg.Listen, err = address("listen", c.String("listen")); err != nil {
 		return cfg, err
 	}
