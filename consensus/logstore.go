@@ -17,7 +17,12 @@ type logStore struct {
 	configMu sync.Mutex
 	base     configuration   // of the newest snapshot
 	tail     []configuration // in the log, oldest first; the last may not be committed
+	covered  entry           // the last that the newest snapshot holds
+	asked    uint64          // what LastIndex has answered since something was removed or added
 }
+
+// An entry is named by its index and its term: no two are both equal and differ.
+type entry struct{ index, term uint64 }
 
 // A configuration is who takes part, since the entry at index.
 type configuration struct {
@@ -50,6 +55,9 @@ func (l *logStore) StoreLogs(logs []*raft.Log) error {
 	if err != nil {
 		return err
 	}
+	l.configMu.Lock()
+	l.asked = 0
+	l.configMu.Unlock()
 	for _, log := range logs {
 		l.note(log)
 	}
@@ -65,7 +73,33 @@ func (l *logStore) GetLog(index uint64, log *raft.Log) error {
 	return nil
 }
 
+// LastIndex is what the library asks for when it starts, and before it removes the
+// whole log for a snapshot that it has installed: DeleteRange is told apart by it.
+// It also asks before it takes a snapshot, so a conflict right after a snapshot may
+// be left standing once; the append fails then, and the next attempt removes it.
+func (l *logStore) LastIndex() (uint64, error) {
+	last, err := l.LogStore.LastIndex()
+	l.configMu.Lock()
+	defer l.configMu.Unlock()
+	l.asked = last
+	return last, err //nolint:wrapcheck // a store of the library
+}
+
+// DeleteRange removes the beginning or the end of the log. To install a snapshot
+// in a log that takes no gaps, the library removes all of it, and so entries that
+// this node has acknowledged and that the snapshot does not hold: they would be
+// lost to a quorum, and the library, which goes on to count on them, would panic
+// when it is to apply them, and again at each start. A log that has the
+// snapshot's last entry, or begins after it, agrees with it, and what follows
+// there is kept (Ongaro, "Consensus: Bridging Theory and Practice", section 5.3).
 func (l *logStore) DeleteRange(from, to uint64) error {
+	end, all := l.snapshotEnd(to)
+	switch {
+	case all && from == end.index+1:
+		return nil
+	case all && from <= end.index && end.index < to && l.has(end):
+		to = end.index
+	}
 	if err := l.writes.do(func() error { return l.LogStore.DeleteRange(from, to) }); err != nil {
 		return err
 	}
@@ -73,6 +107,21 @@ func (l *logStore) DeleteRange(from, to uint64) error {
 	defer l.configMu.Unlock()
 	l.tail = slices.DeleteFunc(l.tail, func(c configuration) bool { return from <= c.index && c.index <= to })
 	return nil
+}
+
+// snapshotEnd returns where the newest snapshot ends, and whether all up to the
+// last entry is about to be removed for it.
+func (l *logStore) snapshotEnd(to uint64) (end entry, all bool) {
+	l.configMu.Lock()
+	defer l.configMu.Unlock()
+	all = l.asked == to && to > 0
+	l.asked = 0
+	return l.covered, all
+}
+
+func (l *logStore) has(e entry) bool {
+	var log raft.Log
+	return l.LogStore.GetLog(e.index, &log) == nil && log.Term == e.term
 }
 
 func (l *logStore) note(log *raft.Log) {
@@ -89,9 +138,10 @@ func (l *logStore) note(log *raft.Log) {
 	}
 }
 
-func (l *logStore) noteSnapshot(c configuration) {
+func (l *logStore) noteSnapshot(c configuration, end entry) {
 	l.configMu.Lock()
 	defer l.configMu.Unlock()
+	l.covered = end
 	if c.index > l.base.index {
 		l.base = c
 	}
@@ -107,7 +157,8 @@ func (l *logStore) latest() configuration {
 	return l.base
 }
 
-// snapshots lets the logStore know of the configuration in each snapshot.
+// snapshots lets the logStore know of the configuration in each snapshot, and
+// where it ends.
 type snapshots struct {
 	raft.SnapshotStore
 	logs *logStore
@@ -116,7 +167,7 @@ type snapshots struct {
 func (s snapshots) Create(version raft.SnapshotVersion, index, term uint64, c raft.Configuration, configIndex uint64, t raft.Transport) (raft.SnapshotSink, error) {
 	sink, err := s.SnapshotStore.Create(version, index, term, c, configIndex, t)
 	if err == nil {
-		s.logs.noteSnapshot(configuration{configIndex, c.Servers})
+		s.logs.noteSnapshot(configuration{configIndex, c.Servers}, entry{index, term})
 	}
 	return sink, err
 }
