@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -93,6 +94,22 @@ func (l *lab) abandon(pod string) {
 	calls.Wait()
 }
 
+// crash kills a node's agent and waits until its keeper has started another.
+func (l *lab) crash(node string) {
+	l.Helper()
+	agent := l.agentPID(node)
+	if err := syscall.Kill(agent, syscall.SIGKILL); err != nil {
+		l.Fatal(err)
+	}
+	l.await(comeback, "the agent of "+node+" is back", func() string {
+		if got := l.agentPID(node); got == agent || got == 0 {
+			return "there is no new process"
+		}
+		return l.try("get", "nodes").err
+	})
+	l.awaitNode(comeback, node, "True AgentReady")
+}
+
 func TestWhatIsHeldReturnsToItsCountAfterChurn(t *testing.T) {
 	l := raise(t, 1)
 	churn := func(replicas, calls int) {
@@ -105,7 +122,10 @@ func TestWhatIsHeldReturnsToItsCountAfterChurn(t *testing.T) {
 	churn(2, 1) // what is opened once and kept
 	before := holdings(t, "n1")
 	churn(25, 1)
+	l.crash("n1")
 	churn(25, 1)
+	l.crash("n1")
+	churn(2, 1) // what the new one opens once and keeps
 	l.await(30*time.Second, "descriptors, mounts and cgroups", func() string {
 		after := holdings(t, "n1")
 		delete(after, "socket") // those of people come and go: see below
