@@ -175,7 +175,7 @@ fuzz: payload ## every fuzz target for FUZZTIME (30s) each
 SIM = mkdir -p $(CACHE)/sim && CGO_ENABLED=0 GOGC=400 $(GO) test -count=1 -timeout 0 ./agent/agenttest -v -run '^TestSimulation$$' -keep $(CACHE)/sim
 SEED ?= 0
 FROM ?= 1
-RUNS ?= $(if $(filter-out 0,$(SEED)),10,100)
+RUNS ?= $(if $(filter-out 0,$(SEED)),10,150)
 
 .PHONY: sim
 sim: ## whole clusters in virtual time: SEED=n repeats one, RUNS=n says how many
