@@ -51,6 +51,8 @@ func play(role string) {
 		}
 	}
 	switch role {
+	case "ward":
+		countOn(os.Getenv("SKEEPER_TEST_GROUP"), os.Getenv("SKEEPER_TEST_COUNTS"))
 	case "agent":
 		note(fmt.Sprintf("agent %d", os.Getpid()))
 		_ = syscall.Pause()
