@@ -104,9 +104,13 @@ func (g *Gossip) perform(h *hands) {
 		case actBeat:
 			g.sendBeat(h, a, i)
 		case actAsk:
-			g.ask(a.name)
+			if !g.cfg.Mute {
+				g.ask(a.name)
+			}
 		case actSay:
-			g.say(a)
+			if !g.cfg.Mute {
+				g.say(a)
+			}
 		case actMeet:
 			g.mu.Lock()
 			g.meet = a.name

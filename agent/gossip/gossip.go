@@ -63,6 +63,10 @@ type Config struct {
 	// observes, again every second while it does, and when it has them again.
 	Report func(Report)
 
+	// Mute makes this node keep to itself whom it misses. It is for machines that
+	// are simulated, many on one processor that they overload.
+	Mute bool
+
 	// Sign signs a claim of this node, in at most 256 bytes; Verify checks one
 	// of another. Optional, both or none: without them, claims in gossip are
 	// as good as the gossip key.

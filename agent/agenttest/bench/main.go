@@ -36,16 +36,18 @@ type chapter struct {
 
 // bench is what chapters share.
 type bench struct {
-	runs int
-	port int
-	dir  string // of contexts and of programs built for this
-	out  *os.File
+	runs     int
+	port     int
+	machines int    // that the swarm simulates
+	dir      string // of contexts and of programs built for this
+	out      *os.File
 }
 
 func run(ctx context.Context) error {
 	only := flag.String("run", "", "regular expression of the chapters to run; empty: all")
 	runs := flag.Int("n", 20, "runs of figures that are measured by whole clusters, at least 1")
 	port := flag.Int("port", 7395, "on which the lab's API is reached on this machine")
+	machines := flag.Int("machines", 400, "simulated agents, 1 to 60000; a thousand want more than two processors for themselves")
 	flag.Parse()
 	want, err := regexp.Compile(*only)
 	if err != nil {
@@ -56,7 +58,7 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // of this run alone
-	b := &bench{runs: max(*runs, 1), port: *port, dir: dir, out: os.Stdout}
+	b := &bench{runs: max(*runs, 1), port: *port, machines: *machines, dir: dir, out: os.Stdout}
 	b.head()
 	var failed error
 	for _, c := range chapters {

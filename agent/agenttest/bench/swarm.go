@@ -10,18 +10,19 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
-// machines that the swarm simulates.
-const machines = 1000
+// joinPatience is how long the simulated agents may take to join.
+const joinPatience = 2 * time.Minute
 
 // swarmState is what package main of the swarm prints.
 type swarmState struct {
 	Joined, Following, Reported, Pods, Running int
 }
 
-// swarm lets a thousand simulated agents join three real ones, and weighs the
+// swarm lets simulated agents join three real ones, and weighs the
 // leader when nothing happens any more.
 func swarm(ctx context.Context, b *bench) error {
 	program := filepath.Join(b.dir, "swarm")
@@ -44,29 +45,32 @@ func swarm(ctx context.Context, b *bench) error {
 		}
 		ctx, stop := context.WithCancel(ctx)
 		defer stop()
-		began := time.Now()
-		s, err := release(ctx, program, tokenIn(token))
+		s, err := b.release(ctx, program, tokenIn(token))
 		if err != nil {
 			return err
 		}
 		defer s.wait()
 		defer stop()
-		all := func(n func(swarmState) int) func() (bool, error) {
-			return func() (bool, error) { return n(s.now()) >= machines, ctx.Err() }
+		began := time.Now()
+		for s.whole() < b.machines && time.Since(began) < joinPatience {
+			if !rest(ctx, 20*time.Millisecond) {
+				return ctx.Err()
+			}
 		}
-		if err := l.wait("the swarm to join", 4*time.Minute, all(func(s swarmState) int { return min(s.Following, s.Reported) })); err != nil {
-			return fmt.Errorf("%w (%+v)", err, s.now())
+		there := s.whole()
+		b.tell(figure{name: fmt.Sprintf("%d simulated agents join, follow and have reported", there), unit: "s", goal: "20 s, of 1,000", values: []float64{seconds(time.Since(began))}})
+		if there < b.machines {
+			s.pause() // as many as there are, and nobody who goes on knocking
 		}
-		b.tell(figure{name: "1,000 simulated agents join, follow and have reported", unit: "s", goal: "20 s", values: []float64{seconds(time.Since(began))}})
-		if !rest(ctx, time.Minute) {
+		if !rest(ctx, 30*time.Second) {
 			return ctx.Err()
 		}
-		return b.weighLeader(ctx, l)
+		return b.weighLeader(ctx, l, there)
 	})
 }
 
-// weighLeader samples the leader of a thousand idle nodes.
-func (b *bench) weighLeader(ctx context.Context, l *lab) error {
+// weighLeader samples the leader of so many idle nodes.
+func (b *bench) weighLeader(ctx context.Context, l *lab, there int) error {
 	nodes, err := l.nodes()
 	if err != nil {
 		return err
@@ -75,8 +79,9 @@ func (b *bench) weighLeader(ctx context.Context, l *lab) error {
 	if err != nil {
 		return err
 	}
-	cpu := figure{name: "the leader of 1,000 idle agents: CPU", unit: "%", goal: "5 % of a core"}
-	mem := figure{name: "the leader of 1,000 idle agents: memory, PSS", unit: "MB", goal: "150 MB"}
+	who := fmt.Sprintf("the leader of %d idle agents: ", there)
+	cpu := figure{name: who + "CPU", unit: "%", goal: "5 % of a core, of 1,000"}
+	mem := figure{name: who + "memory, PSS", unit: "MB", goal: "150 MB, of 1,000"}
 	pid := pids[nodes.leader]
 	for range b.runs {
 		before, err := cpuTime(pid)
@@ -101,14 +106,6 @@ func (b *bench) weighLeader(ctx context.Context, l *lab) error {
 	b.tell(cpu)
 	b.tell(mem)
 	return nil
-}
-
-// wait is until, with a pause.
-func (l *lab) wait(what string, patience time.Duration, yes func() (bool, error)) error {
-	return l.until("wait for "+what, patience, func() (bool, error) {
-		rest(l.ctx, 20*time.Millisecond)
-		return yes()
-	})
 }
 
 // tokenIn finds the token in what "skein token create" prints.
@@ -170,10 +167,10 @@ type released struct {
 	last swarmState
 }
 
-func release(ctx context.Context, program, token string) (*released, error) {
+func (b *bench) release(ctx context.Context, program, token string) (*released, error) {
 	join := "10.213.0.1:7373,10.213.0.2:7373,10.213.0.3:7373"
 	//nolint:gosec // our own
-	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", meadowName, program, "-join", join, "-token", token, "-nodes", fmt.Sprint(machines))
+	cmd := exec.CommandContext(ctx, "ip", "netns", "exec", meadowName, program, "-join", join, "-token", token, "-nodes", fmt.Sprint(b.machines))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -201,6 +198,15 @@ func (s *released) now() swarmState {
 	defer s.mu.Unlock()
 	return s.last
 }
+
+// whole is how many are wholly there.
+func (s *released) whole() int {
+	now := s.now()
+	return min(now.Following, now.Reported)
+}
+
+// pause makes those that have not joined stop trying.
+func (s *released) pause() { _ = s.cmd.Process.Signal(syscall.SIGUSR1) }
 
 func (s *released) wait() {
 	s.done.Wait()

@@ -19,7 +19,6 @@ import (
 
 	"github.com/skein-dev/skein/agent/gossip"
 	"github.com/skein-dev/skein/agent/identity"
-	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
 	"github.com/skein-dev/skein/proto/skein/v1/skeinv1connect"
 )
 
@@ -58,7 +57,6 @@ func (m *machine) enter(ctx context.Context) error {
 		seed := m.seeds[try%len(m.seeds)]
 		res, err := identity.Join(ctx, seed, m.token, key, m.name, m.addr.String(), m.dialFrom)
 		if err != nil {
-			m.log.Warn("not let in", "node", m.name, "err", err)
 			if try-m.turn > 20 {
 				return fmt.Errorf("join by %s: %w", seed, err)
 			}
@@ -151,7 +149,8 @@ func (m *machine) gossip(mux *identity.Mux, packets net.PacketConn, log *slog.Lo
 		Keys:   m.id.GossipKeys(),
 		Meta:   func() gossip.Meta { return gossip.Meta{Format: 1, Epoch: 1, Load: load} },
 		Known:  m.knows,
-		Report: m.suspect,
+		Report: func(gossip.Report) {},
+		Mute:   true,
 		Sign:   m.id.Claim,
 		Verify: func(string, []byte, []byte) bool { return true },
 		Logger: log,
@@ -168,20 +167,4 @@ func (s *swarm) at(addr netip.AddrPort) string {
 		}
 	}
 	return ""
-}
-
-// suspect tells the leader as an agent would; it does not matter here whether it
-// is heard.
-func (m *machine) suspect(r gossip.Report) {
-	leader := m.leads()
-	if leader == "" || leader == r.Node {
-		return
-	}
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-		defer cancel()
-		_, _ = m.client(leader).Suspect(ctx, &skeinv1.SuspectRequest{
-			Node: r.Node, Epoch: r.Epoch, Cleared: r.Cleared, View: r.View, SilentMs: r.Silent.Milliseconds(),
-		})
-	}()
 }

@@ -6,7 +6,8 @@
 //
 // It wants a network namespace in which every address of -base is local
 // ("ip route add local 10.214.0.0/16 dev lo") and from which the cluster can be
-// reached. It prints one JSON line a second of how far it is, until it is killed.
+// reached. It prints a JSON line whenever it is further, until it is killed. After
+// SIGUSR1 no machine joins any more.
 package main
 
 import (
@@ -83,24 +84,30 @@ func (s *swarm) add(change func(*counts)) {
 
 // atOnce is how many machines join at the same time, as if they were switched on
 // by a script.
-const atOnce = 64
+const atOnce = 32
 
 func (s *swarm) run(ctx context.Context, addr netip.Addr, n int) error {
 	var machines sync.WaitGroup
 	defer machines.Wait()
 	machines.Go(func() { s.tell(ctx) })
+	joining, enough := signal.NotifyContext(ctx, syscall.SIGUSR1)
+	defer enough()
 	slots := make(chan struct{}, atOnce)
 	for i := range n {
 		addr = addr.Next()
 		m := &machine{swarm: s, name: fmt.Sprintf("sim-%04d", i), addr: netip.AddrPortFrom(addr, port), turn: i, mine: newPods()}
 		select {
 		case slots <- struct{}{}:
-		case <-ctx.Done():
+		case <-joining.Done():
+			<-ctx.Done()
 			return nil
 		}
 		machines.Go(func() {
-			err := m.enter(ctx)
+			err := m.enter(joining)
 			<-slots
+			if err != nil && joining.Err() != nil {
+				return
+			}
 			if err == nil {
 				err = m.run(ctx)
 			}
