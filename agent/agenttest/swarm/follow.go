@@ -26,7 +26,6 @@ func newPods() pods {
 	return pods{all: map[state.Key]bool{}, waiting: map[state.Key]*skeinv1.PodStatus{}, woken: make(chan struct{}, 1)}
 }
 
-
 // find asks whoever votes who leads.
 func (m *machine) find(ctx context.Context) string {
 	m.mu.Lock()
