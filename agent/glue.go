@@ -17,6 +17,7 @@ import (
 	"github.com/skein-dev/skein/agent/gossip"
 	"github.com/skein-dev/skein/agent/identity"
 	"github.com/skein-dev/skein/agent/object"
+	"github.com/skein-dev/skein/consensus"
 	"github.com/skein-dev/skein/consensus/state"
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
 	"github.com/skein-dev/skein/runtime/container"
@@ -46,7 +47,14 @@ func (a *Agent) knows(name string) bool {
 	if in, _ := a.member(); !ok && in { // who was cut off right after joining has nothing else
 		_, ok = a.raft.Store().Get(key)
 	}
-	return ok
+	return ok || a.inLog(name)
+}
+
+// inLog tells whether a node takes part in raft by this node's own log, where it
+// may stand before anything else tells of it.
+func (a *Agent) inLog(name string) bool {
+	members, _, _ := a.raft.Members() // none, if it never was one
+	return slices.ContainsFunc(members, func(m consensus.Member) bool { return m.Name == name })
 }
 
 // zone is a node's failure domain, "" where nobody has said.

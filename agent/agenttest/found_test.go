@@ -123,3 +123,30 @@ func (c *Cluster) others(still, _ *Machine) string {
 	}
 	return ""
 }
+
+// The first machine was killed between writing that another votes too and telling
+// anybody. Back again it needed that one's vote, had no address of it, and took
+// its greetings for a stranger's.
+func TestTheFirstMachineFindsAVoterThatOnlyItsLogKnows(t *testing.T) {
+	inCluster(t, 3, func(c *Cluster) {
+		first := c.machines[0]
+		if !c.eventually(time.Minute, "others are to vote", func() string {
+			for range 10_000 {
+				members, _, err := first.run.current().Consensus().Members()
+				if err != nil {
+					return err.Error()
+				}
+				if voters, _ := c.voters(members); voters > 1 {
+					c.Kill(first)
+					return ""
+				}
+				time.Sleep(10 * time.Microsecond)
+			}
+			return "the first votes alone"
+		}) {
+			return
+		}
+		c.Start(first)
+		c.eventually(time.Minute, "all is well", c.settled)
+	})
+}
