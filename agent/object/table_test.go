@@ -73,6 +73,15 @@ func crashed(p *corev1.Pod, c *corev1.ContainerStatus) {
 	p.Status.Conditions[0].Message = "containers with unready status: [web]"
 }
 
+// leased is an exclusive Pod whose node is lost: another waits for its lease.
+func leased(p *corev1.Pod, _ *corev1.ContainerStatus) {
+	now, none := metav1.NewTime(testNow), int64(0)
+	p.Annotations = map[string]string{AnnotationExclusive: "true"}
+	p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &now, &none
+	p.Status.Reason = ReasonLeaseHeld
+	p.Status.Message = "node n1 is lost; its replacement waits until 12:00:11.0 for the lease of node n1"
+}
+
 func unplaced(p *corev1.Pod, _ *corev1.ContainerStatus) {
 	p.Spec.NodeName = ""
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{{
@@ -285,6 +294,7 @@ func TestDescribe(t *testing.T) {
 		"pod-running":  {rowOf(t, pod("web-1", nil), 1), Related{Events: eventRows(t)}},
 		"pod-crashing": {rowOf(t, pod("web-1", crashed), 1), Related{}},
 		"pod-unplaced": {rowOf(t, pod("web-1", unplaced), 1), Related{}},
+		"pod-leased":   {rowOf(t, pod("web-1", leased), 1), Related{}},
 		"deployment":   {web, Related{Pods: podRows(t)[:3], Revisions: revisionRows(t), Events: eventRows(t)[:1]}},
 		"node":         {nodeRows(t)[0], Related{Pods: podRows(t)[:1]}},
 		"node-new":     {nodeRows(t)[5], Related{}},
