@@ -40,7 +40,11 @@ func (c *compass) heard(self, leader string, voters map[string]netip.AddrPort) s
 	if leader == self {
 		leader = ""
 	}
-	c.told(leader, voters)
+	if leader != "" {
+		c.told(leader, voters)
+	} else {
+		c.told(c.leads(), voters) // the next one may know: who wavers makes everybody look again
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	_, votes := voters[self]
@@ -247,6 +251,7 @@ func (a *Agent) inquire(ctx context.Context) (leader, last string, err error) {
 		}
 		last = name
 	}
+	a.compass.told("", nil)
 	return "", last, nil
 }
 
