@@ -17,7 +17,7 @@ type logStore struct {
 	configMu sync.Mutex
 	base     configuration   // of the newest snapshot
 	tail     []configuration // in the log, oldest first; the last may not be committed
-	covered  entry           // the last that the newest snapshot holds
+	covered  entry           // the last that a snapshot holds which was finished since the start
 	asked    uint64          // what LastIndex has answered since something was removed or added
 }
 
@@ -138,10 +138,19 @@ func (l *logStore) note(log *raft.Log) {
 	}
 }
 
-func (l *logStore) noteSnapshot(c configuration, end entry) {
+// noteEnd notes where a snapshot ends, once it is safe: entries are removed for its
+// sake. One that is taken here may overtake one that is being installed.
+func (l *logStore) noteEnd(end entry) {
 	l.configMu.Lock()
 	defer l.configMu.Unlock()
-	l.covered = end
+	if end.index > l.covered.index {
+		l.covered = end
+	}
+}
+
+func (l *logStore) noteSnapshot(c configuration) {
+	l.configMu.Lock()
+	defer l.configMu.Unlock()
 	if c.index > l.base.index {
 		l.base = c
 	}
@@ -166,8 +175,24 @@ type snapshots struct {
 
 func (s snapshots) Create(version raft.SnapshotVersion, index, term uint64, c raft.Configuration, configIndex uint64, t raft.Transport) (raft.SnapshotSink, error) {
 	sink, err := s.SnapshotStore.Create(version, index, term, c, configIndex, t)
-	if err == nil {
-		s.logs.noteSnapshot(configuration{configIndex, c.Servers}, entry{index, term})
+	if err != nil {
+		return nil, err //nolint:wrapcheck // raft says what it was doing
 	}
-	return sink, err
+	s.logs.noteSnapshot(configuration{configIndex, c.Servers})
+	return notedSink{sink, s.logs, entry{index, term}}, nil
+}
+
+// A notedSink tells the logStore when its snapshot is safe.
+type notedSink struct {
+	raft.SnapshotSink
+	logs *logStore
+	end  entry
+}
+
+func (s notedSink) Close() error {
+	err := s.SnapshotSink.Close()
+	if err == nil {
+		s.logs.noteEnd(s.end)
+	}
+	return err //nolint:wrapcheck // raft says what it was doing
 }

@@ -44,8 +44,27 @@ func TestAnInstalledSnapshotKeepsTheEntriesThatFollowIt(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if _, err := (snapshots{stores.Snapshots, logs}).Create(1, c.index, c.term, raft.Configuration{}, 1, nil); err != nil {
+			snaps := snapshots{stores.Snapshots, logs}
+			sink, err := snaps.Create(1, c.index, c.term, raft.Configuration{}, 1, nil)
+			if err == nil {
+				err = sink.Close()
+			}
+			if err != nil {
 				t.Fatal(err)
+			}
+			for _, index := range []uint64{c.index - 1, c.index + 1} { // an older one, and one that fails
+				other, err := snaps.Create(1, index, c.term, raft.Configuration{}, 1, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if index < c.index {
+					err = other.Close()
+				} else {
+					err = other.Cancel()
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
 			}
 			if c.all {
 				if _, err := logs.LastIndex(); err != nil {
