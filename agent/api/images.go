@@ -89,7 +89,7 @@ func (p *peer) PeerImport(ctx context.Context, stream skeinv1connect.PeerService
 
 // take reads an archive into this machine's store.
 func (s *Server) take(ctx context.Context, first *skeinv1.ImportImageRequest, stream importStream) (*skeinv1.ImportImageResponse, error) {
-	r := &chunks{stream: stream, rest: first.GetChunk()}
+	r := &chunks[*skeinv1.ImportImageRequest]{stream: stream, rest: first.GetChunk()}
 	list, err := s.cfg.Images.Import(ctx, r)
 	if err != nil {
 		return nil, refuse(connect.CodeInvalidArgument, exitFailed, "make one with \"docker save IMAGE -o FILE.tar\", or any OCI layout as a tar", "import: %v", err)
@@ -105,13 +105,13 @@ func (s *Server) take(ctx context.Context, first *skeinv1.ImportImageRequest, st
 }
 
 // chunks reads a stream of messages as the bytes they carry.
-type chunks struct {
-	stream importStream
+type chunks[M interface{ GetChunk() []byte }] struct {
+	stream interface{ Receive() (M, error) }
 	rest   []byte
 	read   int64
 }
 
-func (c *chunks) Read(b []byte) (int, error) {
+func (c *chunks[M]) Read(b []byte) (int, error) {
 	for len(c.rest) == 0 {
 		msg, err := c.stream.Receive()
 		if errors.Is(err, io.EOF) {

@@ -28,7 +28,7 @@ func TestAnArchiveEndsWhereItsStreamDoes(t *testing.T) {
 	if err := tar.NewWriter(&buf).Close(); err != nil {
 		t.Fatal(err)
 	}
-	r := &chunks{stream: &ended{buf.Bytes()[:100], nil, buf.Bytes()[100:]}}
+	r := &chunks[*skeinv1.ImportImageRequest]{stream: &ended{buf.Bytes()[:100], nil, buf.Bytes()[100:]}}
 	tr := tar.NewReader(r)
 	if _, err := tr.Next(); !errors.Is(err, io.EOF) {
 		t.Fatalf("an empty archive: %v, want its end", err)

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -109,7 +108,7 @@ func (c *cluster) RestoreSnapshot(ctx context.Context, stream skeinv1connect.Clu
 		return nil, badRequest("the snapshot is empty")
 	}
 	want := &restoration{named: map[state.Key]bool{}}
-	body := &snapshotChunks{stream: stream, rest: first.GetChunk()}
+	body := &chunks[*skeinv1.RestoreSnapshotRequest]{stream: stream, rest: first.GetChunk()}
 	header, err := snapshotfile.Read(body, want.add)
 	if err != nil {
 		return nil, badRequest("%v; nothing was changed", err)
@@ -119,28 +118,6 @@ func (c *cluster) RestoreSnapshot(ctx context.Context, stream skeinv1connect.Clu
 		return nil, err
 	}
 	return out, c.others(ctx, want, first.GetPrune(), first.GetDryRun(), out)
-}
-
-// snapshotChunks reads a stream of messages as the bytes they carry.
-type snapshotChunks struct {
-	stream skeinv1connect.ClusterServiceRestoreSnapshotServerStream
-	rest   []byte
-}
-
-func (c *snapshotChunks) Read(b []byte) (int, error) {
-	for len(c.rest) == 0 {
-		msg, err := c.stream.Receive()
-		if errors.Is(err, io.EOF) {
-			return 0, io.EOF // readers know the bare one only
-		}
-		if err != nil {
-			return 0, err
-		}
-		c.rest = msg.GetChunk()
-	}
-	n := copy(b, c.rest)
-	c.rest = c.rest[n:]
-	return n, nil
 }
 
 // add takes an object of the snapshot if it is a person's.
