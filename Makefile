@@ -85,7 +85,7 @@ $(FILES)/demo.tar.zst: bin/payload/demo.tar.zst
 
 .PHONY: build
 build: deps payload ## bin/skeind and bin/skein (default)
-	$(GOBUILD) -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./agent/skeind ./cli/skein
+	$(GOBUILD) -ldflags '-s -w -X main.version=$(VERSION) -X github.com/skein-dev/skein/cli.version=$(VERSION)' -o bin/ ./agent/skeind ./cli/skein
 
 .PHONY: clean
 clean: ## remove all that was built, tools and caches of this folder too
