@@ -85,6 +85,20 @@ func TestWithoutALeaderWritesAreRefusedAndReadsTellTheirAge(t *testing.T) {
 	}
 }
 
+func TestALeaderThatNobodyConfirmsTellsTheAgeOfWhatItReads(t *testing.T) {
+	w := newWorld(t)
+	for _, alone := range []bool{false, true} {
+		w.agreed.alone = alone
+		out, err := w.root.Get(t.Context(), &skeinv1.GetRequest{Kind: "nodes"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if told := out.GetAgeMs() != 0; told != alone {
+			t.Errorf("confirmed %v: the age is %d ms", !alone, out.GetAgeMs())
+		}
+	}
+}
+
 func TestDeletingADeploymentTakesItsPodsAlong(t *testing.T) {
 	w := newWorld(t)
 	if _, err := w.apply(webManifest); err != nil {

@@ -64,6 +64,7 @@ const unknownAge = -time.Millisecond
 // freshness makes sure that a read sees every write acknowledged before it, or
 // tells how old the answer may be.
 func (s *Server) freshness(ctx context.Context) (time.Duration, error) {
+	asked := time.Now()
 	if s.cfg.Consensus.IsLeader() {
 		confirm, cancel := context.WithTimeout(ctx, 2*time.Second)
 		defer cancel()
@@ -77,6 +78,9 @@ func (s *Server) freshness(ctx context.Context) (time.Duration, error) {
 	heard := s.cfg.Consensus.LastContact()
 	if heard.IsZero() {
 		return unknownAge, nil // it has not heard a leader since it started
+	}
+	if heard.After(asked) { // a leader hears itself, which says nothing if nobody confirms it
+		heard = asked
 	}
 	return max(time.Since(heard), time.Millisecond), nil
 }
