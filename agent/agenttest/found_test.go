@@ -2,6 +2,7 @@ package agenttest
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"testing"
 	"testing/synctest"
@@ -148,5 +149,50 @@ func TestTheFirstMachineFindsAVoterThatOnlyItsLogKnows(t *testing.T) {
 		}
 		c.Start(first)
 		c.eventually(time.Minute, "all is well", c.settled)
+	})
+}
+
+// A member that was away refused a leader that had become one meanwhile: its own
+// log did not know it, and nobody else would bring that up to date.
+func TestAMemberThatWasAwayTakesALeaderThatItDoesNotKnow(t *testing.T) {
+	inCluster(t, 4, func(c *Cluster) {
+		if !c.eventually(time.Minute, "three vote", c.settled) {
+			return
+		}
+		var away, fresh *Machine
+		for _, m := range c.machines {
+			switch {
+			case !c.votes(m):
+				fresh = m
+			case m != c.leader():
+				away = m
+			}
+		}
+		c.PowerOff(fresh) // who joined is no member yet for this one
+		c.PowerOff(away)
+		c.Start(fresh)
+		c.eventually(time.Minute, "another votes instead", func() string {
+			if !c.votes(fresh) {
+				return fresh.Name + " does not vote"
+			}
+			return ""
+		})
+		first := c.leader()
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := first.run.current().Consensus().TransferLeadership(ctx, fresh.Name); err != nil {
+			c.fail("%v", err)
+			return
+		}
+		c.Start(away)
+		c.eventually(time.Minute, "it follows the log again", func() string {
+			if c.leader() != fresh {
+				return fresh.Name + " does not lead"
+			}
+			if got := away.run.current().Consensus().Leader(); got != fresh.Name {
+				return fmt.Sprintf("%s takes %q for the leader", away.Name, got)
+			}
+			return ""
+		})
 	})
 }
