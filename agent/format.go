@@ -112,18 +112,21 @@ func (a *Agent) keepFormat() error {
 }
 
 // raiseFormat raises the cluster's format, while this node leads, once every
-// node is there and reads a newer one.
+// node is there and reads a newer one, and did so when it was looked at before:
+// a machine that is off, or has another build, may not be known to be so yet.
 func (a *Agent) raiseFormat(ctx context.Context, _ uint64) error {
 	again := time.NewTicker(raiseEvery)
 	defer again.Stop()
-	for {
+	for before := uint32(0); ; {
 		format, ring, err := clusterFormat(a.raft.Store())
 		if err == nil && format >= a.cfg.Format {
 			return nil
 		}
-		if all := a.everybodyReads(); err == nil && ring != nil && all > format {
-			err = a.writeFormat(ctx, ring, all)
+		now := a.everybodyReads()
+		if both := min(now, before); err == nil && ring != nil && both > format {
+			err = a.writeFormat(ctx, ring, both)
 		}
+		before = now
 		if err != nil {
 			a.log.Warn("cannot raise the format", "err", err) // it is tried again
 		}
