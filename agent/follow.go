@@ -262,22 +262,43 @@ const doubtEvery = 2 * time.Second
 // ownDoubts asks the voters who leads, as long as this node follows its own
 // copy, or another's, for want of a leader. Its list of members may be so old that
 // it refuses the leader, or has a vote in it that was taken meanwhile; or its disk
-// has made it leave raft, and the others have elected since.
+// has made it leave raft, and the others have elected since. While there is a
+// leader it asks that one now and then who votes.
 func (a *Agent) ownDoubts(ctx context.Context) error {
 	again := time.NewTicker(doubtEvery)
 	defer again.Stop()
+	asked := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-again.C:
 		}
-		if a.leader() != "" {
+		if leader := a.leader(); leader != "" {
+			if time.Since(asked) >= votersEvery {
+				a.hearVoters(ctx, leader)
+				asked = time.Now()
+			}
 			continue
 		}
 		if leader, _, err := a.inquire(ctx); err == nil && leader != "" {
 			a.replica.Reconnect()
 		}
+	}
+}
+
+// hearVoters asks the leader who votes, on a node that takes no part in raft. No
+// object tells it, and whoever knew only those of the day it joined would have
+// nobody left to ask when they are gone.
+func (a *Agent) hearVoters(ctx context.Context, leader string) {
+	if in, _ := a.member(); in {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
+	answer, err := a.peers.Client(leader).Leader(ctx, &skeinv1.LeaderRequest{})
+	if err == nil && answer.GetLeader() != "" {
+		a.compass.heard(a.cfg.Name, answer.GetLeader(), peerAddrs(answer.GetVoters()))
 	}
 }
 

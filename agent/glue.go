@@ -348,7 +348,8 @@ func (a *Agent) watchPeers(ctx context.Context) error {
 }
 
 // votersEvery bounds how late a change of voters, of which no object tells, is
-// remembered for the next start. It costs a write only when they have changed.
+// heard of and remembered for the next start. It costs a write only when they
+// have changed.
 const votersEvery = 5 * time.Second
 
 func compareNames(a, b string) int {

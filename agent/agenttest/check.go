@@ -1,6 +1,7 @@
 package agenttest
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,6 +13,7 @@ import (
 	"github.com/skein-dev/skein/agent/object"
 	"github.com/skein-dev/skein/consensus"
 	"github.com/skein-dev/skein/consensus/state"
+	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
 	"github.com/skein-dev/skein/runtime/container"
 )
 
@@ -254,6 +256,19 @@ func (c *Cluster) podsSettled(store *state.Store) string {
 		}
 	}
 	return ""
+}
+
+// serves says "" if a machine answers with what is true now.
+func (c *Cluster) serves(m *Machine) string {
+	p := c.person(0, m)
+	defer p.close()
+	ctx, cancel := context.WithTimeout(c.t.Context(), callPatience)
+	defer cancel()
+	res, err := p.Get(ctx, &skeinv1.GetRequest{Kind: "node"})
+	if err == nil && res.GetAgeMs() != 0 {
+		return fmt.Sprintf("what %s tells is %d ms old", m.Name, res.GetAgeMs())
+	}
+	return text(err)
 }
 
 // watchSettled compares what the stream has told with what is there.

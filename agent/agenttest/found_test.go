@@ -196,3 +196,25 @@ func TestAMemberThatWasAwayTakesALeaderThatItDoesNotKnow(t *testing.T) {
 		})
 	})
 }
+
+// Who takes no part in raft knew only the voters of the day it joined, which for
+// all of a new cluster is the first machine. When that one was lost they had
+// nobody left to ask who leads, and refused the vote that was to replace its.
+func TestWhoDoesNotVoteOutlivesTheVoterByWhichItJoined(t *testing.T) {
+	inCluster(t, 5, func(c *Cluster) {
+		if !c.eventually(time.Minute, "three vote", c.settled) {
+			return
+		}
+		c.pass(10 * time.Second)
+		c.PowerOff(c.machines[0])
+		for _, m := range c.machines[1:] {
+			c.eventually(20*time.Second, m.Name+" is served", func() string { return c.serves(m) })
+		}
+		c.eventually(time.Minute, "another votes instead", func() string {
+			if c.leader() == nil || !c.votes(c.machines[3]) && !c.votes(c.machines[4]) {
+				return "neither of the two others votes"
+			}
+			return ""
+		})
+	})
+}
