@@ -23,9 +23,35 @@ type compass struct {
 	// outcast: a voter that knows the leader does not count this node among the
 	// voters. Its own log may say otherwise, if it was away when it lost its vote.
 	outcast bool
+	turned  chan struct{} // closed when who leads may have changed in any way
 }
 
-func newCompass() *compass { return &compass{changed: make(chan struct{})} }
+func newCompass() *compass {
+	return &compass{changed: make(chan struct{}), turned: make(chan struct{})}
+}
+
+// turns returns a channel that is closed when the leader may be another, by this
+// compass or by raft's own.
+func (c *compass) turns() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.turned
+}
+
+func (c *compass) turn() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.turned)
+	c.turned = make(chan struct{})
+}
+
+// elected takes what raft itself says. Who hears a leader there is in it.
+func (c *compass) elected(leader string) {
+	c.told(leader, nil)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.outcast = c.outcast && leader == ""
+}
 
 func (c *compass) shunned() bool {
 	c.mu.Lock()
@@ -47,8 +73,10 @@ func (c *compass) heard(self, leader string, voters map[string]netip.AddrPort) s
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	_, votes := voters[self]
-	c.outcast = leader != "" && !votes
+	if leader != "" { // else who says so knows no better
+		_, votes := voters[self]
+		c.outcast = !votes
+	}
 	return leader
 }
 
@@ -145,15 +173,29 @@ func (a *Agent) leader() string {
 }
 
 // A guided node is raft as the API sees it: while this node's disk keeps it out
-// of raft, it is the others who know who leads.
+// of raft, or the others have put it out, it is they who know who leads.
 type guided struct {
 	*consensus.Node
 	agent *Agent
 }
 
+// outcast tells whether the others have put this node out of raft, which its own
+// log does not tell.
+func (g guided) outcast() bool { return g.Node.Leader() == "" && g.agent.compass.shunned() }
+
+// Members lists who takes part. An outcast leaves itself out: what it has is
+// brought up to date no more.
+func (g guided) Members() ([]consensus.Member, uint64, error) {
+	members, index, err := g.Node.Members()
+	if g.outcast() {
+		members = slices.DeleteFunc(members, func(m consensus.Member) bool { return m.Name == g.agent.cfg.Name })
+	}
+	return members, index, err
+}
+
 // Leader names who leads, "" if nobody is known to.
 func (g guided) Leader() string {
-	if g.Away() {
+	if g.Away() || g.outcast() {
 		return g.agent.leader()
 	}
 	return g.Node.Leader()
@@ -161,12 +203,7 @@ func (g guided) Leader() string {
 
 // LeaderChanged returns a channel that is closed when Leader will answer
 // differently. Take it before asking.
-func (g guided) LeaderChanged() <-chan struct{} {
-	if g.Away() {
-		return g.agent.compass.leaderChanged()
-	}
-	return g.Node.LeaderChanged()
-}
+func (g guided) LeaderChanged() <-chan struct{} { return g.agent.compass.turns() }
 
 // whileLeads ends the context when somebody else leads, or nobody.
 func (a *Agent) whileLeads(ctx context.Context, leader string) (context.Context, context.CancelFunc) {
@@ -310,8 +347,9 @@ func (a *Agent) watchLeader(ctx context.Context) error {
 		changed, told, heard := a.raft.LeaderChanged(), a.compass.leaderChanged(), a.gossip.Changed()
 		if now := a.raft.Leader(); now != elected {
 			elected = now
-			a.compass.told(now, nil)
+			a.compass.elected(now)
 		}
+		a.compass.turn()
 		if now := a.leader(); now != last {
 			a.log.Info("leader changed", "node", now, "before", last)
 			last = now

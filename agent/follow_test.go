@@ -17,13 +17,17 @@ func TestAVoterPutOutOfRaftWhileItWasAwayBelievesTheVoters(t *testing.T) {
 		want   bool
 	}{
 		{leader: "n2", voters: map[string]netip.AddrPort{"n2": addr, "n3": addr, "n4": addr}, want: true},
-		{leader: "", voters: map[string]netip.AddrPort{"n2": addr, "n3": addr, "n4": addr}, want: false}, // who hears nobody knows no better
+		{leader: "", voters: map[string]netip.AddrPort{"n2": addr, "n3": addr, "n4": addr}, want: true}, // who hears nobody knows no better
 		{leader: "n2", voters: map[string]netip.AddrPort{"n1": addr, "n2": addr, "n3": addr}, want: false},
 	} {
 		c.heard("n1", tt.leader, tt.voters)
 		if got := c.shunned(); got != tt.want {
 			t.Errorf("told that %q leads %v: out of raft = %t, want %t", tt.leader, tt.voters, got, tt.want)
 		}
+	}
+	c.heard("n1", "n2", map[string]netip.AddrPort{"n2": addr})
+	if c.elected("n2"); c.shunned() {
+		t.Error("raft itself hears the leader, and the node believes that it is out of it")
 	}
 }
 
