@@ -162,7 +162,7 @@ func (a *Agent) agree() error {
 func (a *Agent) meet() error {
 	var epoch uint64
 	err := a.disk.Do(func() (err error) {
-		epoch, err = bootEpoch(a.cfg.DataDir, time.Now())
+		epoch, err = bootEpoch(a.cfg.DataDir, a.cfg.World.Now())
 		return err
 	})
 	if err != nil {
@@ -225,11 +225,11 @@ func (a *Agent) assemble() error {
 	a.duties = leader.New(leader.Config{
 		Name: a.cfg.Name, Consensus: a.raft, Voting: a.raft, Prober: prober{a}, Preparer: a.voting,
 		Observers: func() func(string) []string { return a.gossip.Ring().Observers },
-		Load:      a.loadOf, UID: uid, Random: randomNumber, Logger: a.log,
+		Load:      a.loadOf, Now: a.cfg.World.Now, UID: uid, Random: randomNumber, Logger: a.log,
 	})
 	a.api = api.New(api.Config{
 		Name: a.cfg.Name, Consensus: guided{a.raft, a}, Duties: a.duties, Peers: a.peers, Pods: pods{a},
-		Images: a.images, Voting: a.voting, Copy: a.replica, Brakes: a.brakes, Pressure: a.pressures, UID: uid, Random: rand.Reader, Logger: a.log,
+		Images: a.images, Voting: a.voting, Copy: a.replica, Brakes: a.brakes, Pressure: a.pressures, Now: a.cfg.World.Now, UID: uid, Random: rand.Reader, Logger: a.log,
 		Versions: versions(a.cfg),
 		Cluster: api.Cluster{
 			ID: a.id.ClusterID(), CA: a.id.CA(), GossipKeys: a.id.GossipKeys,
@@ -240,7 +240,7 @@ func (a *Agent) assemble() error {
 	a.node = node.New(node.Config{
 		Name: a.cfg.Name, Address: a.cfg.Advertise.Addr(), Replica: a.replica, Driver: a.driver, Images: a.images,
 		Reporter: reporter{a}, Lessor: reporter{a}, Machine: what, Logger: a.log,
-		Pressure: a.pressures, PressureChanged: a.disk.Changed,
+		Pressure: a.pressures, PressureChanged: a.disk.Changed, Now: a.cfg.World.Now,
 	})
 	a.raft.Lead(a.seed)
 	a.raft.Lead(a.raiseFormat)

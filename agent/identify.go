@@ -83,6 +83,7 @@ func (a *Agent) identify(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.id.SetClock(a.cfg.World.Now)
 	known := map[string]netip.AddrPort{}
 	for _, p := range a.id.Peers() {
 		known[p.Name] = p.Addr
@@ -95,7 +96,7 @@ func (a *Agent) identify(ctx context.Context) error {
 // found makes the first node of a new cluster. Its CA waits, sealed, in a file
 // until it is in the log.
 func (a *Agent) found(dir string) error {
-	now := time.Now()
+	now := a.cfg.World.Now()
 	key, err := identity.EnsureKey(dir, rand.Reader)
 	if err != nil {
 		return fmt.Errorf("make this node's key: %w", err)
@@ -150,10 +151,13 @@ func (a *Agent) join(ctx context.Context, dir string) error {
 	if err != nil {
 		return fmt.Errorf("make this node's key: %w", err)
 	}
+	self := identity.Newcomer{
+		Name: a.cfg.Name, Advertise: a.cfg.Advertise.String(), Key: key, Dial: a.cfg.World.Network.Dial, Now: a.cfg.World.Now,
+	}
 	var errs []error
 	for _, addr := range a.cfg.Join {
 		ask, cancel := context.WithTimeout(ctx, joinPatience)
-		res, err := identity.Join(ask, addr, a.cfg.Token, key, a.cfg.Name, a.cfg.Advertise.String(), a.cfg.World.Network.Dial)
+		res, err := self.Join(ask, addr, a.cfg.Token)
 		cancel()
 		if refused := turnedAway(err); refused != nil {
 			return refused // as anybody else would say
@@ -195,7 +199,7 @@ func (a *Agent) seed(ctx context.Context, _ uint64) error {
 	if err != nil {
 		return fmt.Errorf("read the cluster's CA: %w", err)
 	}
-	now := metav1.Time{Time: time.Now().Truncate(time.Second)}
+	now := metav1.Time{Time: a.cfg.World.Now().Truncate(time.Second)}
 	meta := func(name string) metav1.ObjectMeta {
 		return metav1.ObjectMeta{Name: name, UID: types.UID(uuid.NewString()), CreationTimestamp: now}
 	}
@@ -272,7 +276,7 @@ func (v *voting) Authority(context.Context) (*identity.Authority, error) {
 
 // renew asks the leader for a new certificate, or makes it if this node leads.
 func (a *Agent) renew(ctx context.Context, key crypto.PublicKey) ([]byte, error) {
-	if time.Now().After(a.id.Expires()) {
+	if a.cfg.World.Now().After(a.id.Expires()) {
 		return nil, a.reattest(ctx)
 	}
 	der, err := x509.MarshalPKIXPublicKey(key)

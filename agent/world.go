@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/skein-dev/skein/agent/gossip"
 	"github.com/skein-dev/skein/agent/identity"
@@ -38,6 +39,8 @@ type World struct {
 	Disk func(Config) (disk.Medium, error)
 	// Load returns how to measure how busy it is.
 	Load func(Config) func() (gossip.Load, error)
+	// Now reads the wall clock. It may jump: no duration is measured with it.
+	Now func() time.Time
 }
 
 // A Network reaches other machines, and is reached by them.
@@ -78,6 +81,9 @@ type ImageStore interface {
 
 // complete fills in the real world where no other was handed in.
 func (w *World) complete(log *slog.Logger) {
+	if w.Now == nil {
+		w.Now = time.Now
+	}
 	if w.Network == nil {
 		w.Network = kernelNetwork{}
 	}

@@ -69,10 +69,13 @@ var bugs = []bug{
 		"agent/ports.go", "a.raft.Leader() == \"\" && a.compass.votes(name)", "false",
 	}}},
 	{"a member that was put out of raft waits for its leader", []edit{{
-		"agent/follow.go", "	c.outcast = leader != \"\" && !votes\n", "	c.outcast = false && !votes\n",
+		"agent/follow.go", "		c.outcast = !votes\n", "		c.outcast = false && !votes\n",
 	}}},
 	{"a lost node whose stream never closed stays lost", []edit{{
 		"agent/leader/verdict/decide.go", "	if n.stream == streamOpen { // it may come back", "	if false { // it may come back",
+	}}},
+	{"a grace period ends by the clock of whoever asked the Pod to go", []edit{{
+		"agent/node/worker.go", "w.leaveIn, w.leaveBy = grace, by\n", "w.leaveIn, w.leaveBy = grace, pod.DeletionTimestamp.Time\n",
 	}}},
 	{"the voters are remembered only when a node joins", []edit{{
 		"agent/glue.go", "const votersEvery = 5 * time.Second", "const votersEvery = 1000 * time.Hour",

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -68,6 +69,24 @@ func (c *Cluster) stopping(m *Machine, id container.ID) {
 		// The lease of one that has such may have run out.
 		if string(p.UID) == id.Pod && !givenUp && !object.Leased(p.Annotations) && p.Spec.NodeName == m.Name {
 			c.fail("%s stops %s of pod %s, which nobody has asked to go", m.Name, id, p.Name)
+		}
+	}
+}
+
+// graceful checks that a container is given the time to end that its Pod was
+// given, whatever the clocks of those say who have asked it to go. A second try
+// may have less.
+func (c *Cluster) graceful(l *life, id container.ID, grace time.Duration) {
+	l.mu.Lock()
+	again := l.stopped[id]
+	if l.stopped == nil {
+		l.stopped = map[container.ID]bool{}
+	}
+	l.stopped[id] = true
+	l.mu.Unlock()
+	for _, p := range decoded[corev1.Pod](c.stores.best(), object.KindPod) {
+		if s := p.DeletionGracePeriodSeconds; !again && string(p.UID) == id.Pod && s != nil && grace < time.Duration(*s-1)*time.Second {
+			c.fail("%s gives %s of pod %s %s to end, not %d s", l.machine.Name, id, p.Name, grace, *s)
 		}
 	}
 }

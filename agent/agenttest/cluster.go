@@ -51,10 +51,12 @@ func newCluster(t testing.TB, seed uint64, size int) *Cluster {
 	for i := range size {
 		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}), port)
 		name := fmt.Sprintf("n%d", i+1)
-		c.machines = append(c.machines, &Machine{
+		m := &Machine{
 			Name: name, cluster: c, addr: addr, host: c.net.Host(addr.Addr()), power: true,
 			driver: containertest.New(program), disk: consensustest.NewDisk(seed + uint64(i)), dir: filepath.Join(root, name),
-		})
+		}
+		m.driver.SetClock(m.now)
+		c.machines = append(c.machines, m)
 	}
 	c.machines[0].start(true, nil, "")
 	<-c.told
@@ -207,6 +209,12 @@ func (c *Cluster) Resume(m *Machine) {
 	close(m.run.still)
 	m.run.still = nil
 	m.run.mu.Unlock()
+}
+
+// SetClock sets a machine's wall clock, which jumps.
+func (c *Cluster) SetClock(m *Machine, ahead time.Duration) {
+	c.trace.add("FATE", "the clock of %s is ahead by %s", m.Name, ahead)
+	m.clock.Store(int64(ahead))
 }
 
 // Stop ends all agents in order and waits until nothing of any of them is left.

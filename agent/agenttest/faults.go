@@ -45,6 +45,10 @@ var faults = []fault{
 	{2, func(c *Cluster, r *rand.Rand) {
 		c.one(r, func(m *Machine) { c.trace.add("FATE", "read-only disk of %s", m.Name); m.disk.ReadOnly() })
 	}},
+	{5, func(c *Cluster, r *rand.Rand) {
+		far := []time.Duration{time.Second, time.Minute, time.Hour}[r.IntN(3)]
+		c.one(r, func(m *Machine) { c.SetClock(m, time.Duration(r.Int64N(2*int64(far)))-far) })
+	}},
 	{2, func(c *Cluster, r *rand.Rand) { // many at once
 		for range 1 + r.IntN(len(c.machines)) {
 			c.one(r, c.PowerOff)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -44,6 +45,7 @@ type Machine struct {
 	starts  int
 	format  uint32 // that its program reads; 0: that of this build
 
+	clock  atomic.Int64 // by how much its wall clock is ahead, in ns
 	disk   *consensustest.Disk
 	dir    string
 	power  bool
@@ -68,6 +70,7 @@ type life struct {
 	stores  *consensustest.Stores
 	endedAt time.Time
 	still   chan struct{} // closed when a pause ends; nil: it is not paused
+	stopped map[container.ID]bool
 }
 
 var errDead = errors.New("this agent is dead")
@@ -137,6 +140,12 @@ func (m *Machine) start(first bool, join []string, token string) {
 	}()
 }
 
+// now is what the machine's wall clock says, by which no duration can be
+// measured.
+func (m *Machine) now() time.Time {
+	return time.Now().Round(0).Add(time.Duration(m.clock.Load()))
+}
+
 // world is the machine as an agent sees it.
 func (m *Machine) world(l *life) agent.World {
 	disk := m.disk
@@ -152,6 +161,7 @@ func (m *Machine) world(l *life) agent.World {
 		Load: func(agent.Config) func() (gossip.Load, error) {
 			return func() (gossip.Load, error) { return gossip.Load{}, nil }
 		},
+		Now: m.now,
 	}
 }
 
@@ -282,6 +292,7 @@ func (d *driver) Stop(ctx context.Context, id container.ID, grace time.Duration)
 		return err
 	}
 	d.life.machine.cluster.stopping(d.life.machine, id)
+	d.life.machine.cluster.graceful(d.life, id, grace)
 	return d.Driver.Stop(ctx, id, grace)
 }
 

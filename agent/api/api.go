@@ -140,6 +140,7 @@ type Config struct {
 	// condition that says so; nil: nothing.
 	Pressure func() map[string]string
 	Cluster  Cluster
+	Now      func() time.Time // the wall clock, for what others are told; nil: time.Now
 	UID      func() string
 	Random   io.Reader
 	Logger   *slog.Logger
@@ -180,6 +181,9 @@ type Server struct {
 
 // New returns a server; its handlers go on the listeners they are named for.
 func New(cfg Config) *Server {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	return &Server{cfg: cfg, log: cfg.Logger.With("component", "api"), calls: &calls{open: map[string]int{}}, followers: &atomic.Int64{}}
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"time"
 
 	"connectrpc.com/connect/v2"
 	"connectrpc.com/connect/v2/connecthttp"
@@ -128,7 +127,7 @@ func (s *Server) holder(text string) (Caller, error) {
 	if err != nil {
 		return Caller{}, err
 	}
-	if err := checkToken(stored, token, time.Now()); err != nil {
+	if err := checkToken(stored, token, s.cfg.Now()); err != nil {
 		return Caller{}, err
 	}
 	role := roleNamed(stored.Spec.Role)

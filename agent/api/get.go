@@ -130,7 +130,7 @@ func (c *cluster) Get(ctx context.Context, req *skeinv1.GetRequest) (*skeinv1.Ge
 // tableOptions tells how to draw a table, and counts what it shows of others.
 func (s *Server) tableOptions(sel *selection) object.TableOptions {
 	opt := object.TableOptions{
-		Wide: sel.req.GetFormat() == skeinv1.Format_FORMAT_WIDE, Now: time.Now(),
+		Wide: sel.req.GetFormat() == skeinv1.Format_FORMAT_WIDE, Now: s.cfg.Now(),
 		Namespaces: sel.kind.Namespaced && sel.ns == "",
 		PodsOn: func(node string) int {
 			return len(s.cfg.Consensus.Store().List(object.KindPod, "", object.NodeIndex(node)))
@@ -274,7 +274,7 @@ func (c *cluster) Describe(ctx context.Context, req *skeinv1.DescribeRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	text, err := object.Describe(c.shown(row), c.related(kind, row), time.Now())
+	text, err := object.Describe(c.shown(row), c.related(kind, row), c.cfg.Now())
 	if err != nil {
 		return nil, fmt.Errorf("describe %s: %w", row.Key, err)
 	}

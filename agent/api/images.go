@@ -144,7 +144,7 @@ func (s *Server) Name(ctx context.Context, img Imported) error {
 			TypeMeta: metav1.TypeMeta{APIVersion: object.Group, Kind: object.KindImage},
 			ObjectMeta: metav1.ObjectMeta{
 				Name: object.ImageName(img.Reference), UID: types.UID(s.cfg.UID()),
-				CreationTimestamp: metav1.Time{Time: time.Now().Truncate(time.Second)},
+				CreationTimestamp: metav1.Time{Time: s.cfg.Now().Truncate(time.Second)},
 			},
 			Spec: object.ImageSpec{Reference: img.Reference, Digest: img.Digest, MediaType: img.MediaType, Size: img.Size},
 		}

@@ -146,7 +146,7 @@ func (s *Server) admit(ctx context.Context, token identity.Token, name, fingerpr
 	if err != nil {
 		return denied("%v", err)
 	}
-	if err := checkToken(stored, token, time.Now()); err != nil {
+	if err := checkToken(stored, token, s.cfg.Now()); err != nil {
 		return denied("%v", err)
 	}
 	if stored.Spec.Role != "" {
@@ -167,7 +167,7 @@ func (s *Server) admit(ctx context.Context, token identity.Token, name, fingerpr
 		}
 		txn.Ops = append(txn.Ops, op)
 	default:
-		op, err := object.Put(NewNode(name, fingerprint, addr, s.cfg.UID(), time.Now()), 0)
+		op, err := object.Put(NewNode(name, fingerprint, addr, s.cfg.UID(), s.cfg.Now()), 0)
 		if err != nil {
 			return err
 		}

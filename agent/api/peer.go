@@ -355,7 +355,7 @@ func (s *Server) Sign(ctx context.Context, name string, publicKey []byte) ([]byt
 	if err != nil {
 		return nil, fmt.Errorf("open the cluster's CA: %w", err)
 	}
-	return ca.Sign(key, name, time.Now())
+	return ca.Sign(key, name, s.cfg.Now())
 }
 
 // Prepare takes what a voter must hold.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"time"
 
 	"connectrpc.com/connect/v2"
 
@@ -30,7 +29,7 @@ func (s *Server) WriteSnapshot(ctx context.Context, w io.Writer) (*skeinv1.Snaps
 		return nil, err
 	}
 	header := &skeinv1.SnapshotHeader{
-		ClusterId: s.cfg.Cluster.ID, TimeUnix: time.Now().Unix(), Version: s.cfg.Versions.GetVersion(), Node: s.cfg.Name,
+		ClusterId: s.cfg.Cluster.ID, TimeUnix: s.cfg.Now().Unix(), Version: s.cfg.Versions.GetVersion(), Node: s.cfg.Name,
 		AgeMs: age.Milliseconds(), Counts: map[string]uint64{}, LeftOut: map[string]uint64{},
 	}
 	var rows []*state.Row

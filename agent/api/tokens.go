@@ -47,7 +47,7 @@ func (s *Server) Issue(ctx context.Context, req *skeinv1.CreateTokenRequest) (*s
 			ttl = personTTL
 		}
 	}
-	now := time.Now()
+	now := s.cfg.Now()
 	token, err := identity.NewToken(req.GetRole() != "", now.Add(ttl), s.cfg.Cluster.CA, s.cfg.Random)
 	if err != nil {
 		return nil, err
@@ -91,7 +91,7 @@ func (c *cluster) ListTokens(ctx context.Context, req *skeinv1.ListTokensRequest
 		if err != nil {
 			return nil, err
 		}
-		table.Rows = append(table.Rows, &skeinv1.TableRow{Key: t.Name, Cells: tokenCells(t, time.Now())})
+		table.Rows = append(table.Rows, &skeinv1.TableRow{Key: t.Name, Cells: tokenCells(t, c.cfg.Now())})
 	}
 	if f := req.GetFormat(); f == skeinv1.Format_FORMAT_UNSPECIFIED || f == skeinv1.Format_FORMAT_WIDE {
 		return &skeinv1.GetResponse{Table: table}, nil

@@ -104,7 +104,7 @@ func (c *cluster) applyOne(m *object.Manifest, all []object.Manifest, createOnly
 		expect = row.Version
 		obj, action, err = m.Update(row)
 	} else {
-		obj, err = m.Create(c.cfg.UID(), time.Now())
+		obj, err = m.Create(c.cfg.UID(), c.cfg.Now())
 		action = object.Created
 	}
 	if err != nil {
@@ -267,7 +267,7 @@ func (c *cluster) deletion(ref *skeinv1.ObjectRef, grace int64) (*logv1.Txn, err
 	txn := &logv1.Txn{}
 	switch kind.Name {
 	case object.KindPod:
-		op, err := podDeletion(row, grace)
+		op, err := podDeletion(row, grace, c.cfg.Now())
 		if err != nil {
 			return nil, err
 		}
@@ -279,7 +279,7 @@ func (c *cluster) deletion(ref *skeinv1.ObjectRef, grace int64) (*logv1.Txn, err
 		for _, rev := range c.cfg.Consensus.Store().List(object.KindRevision, row.Key.Namespace, object.OwnerIndex(row.UID)) {
 			txn.Ops = append(txn.Ops, object.Delete(rev.Key, rev.Version))
 			for _, pod := range c.cfg.Consensus.Store().List(object.KindPod, row.Key.Namespace, object.OwnerIndex(rev.UID)) {
-				op, err := podDeletion(pod, grace)
+				op, err := podDeletion(pod, grace, c.cfg.Now())
 				if err != nil {
 					return nil, err
 				}
@@ -289,7 +289,7 @@ func (c *cluster) deletion(ref *skeinv1.ObjectRef, grace int64) (*logv1.Txn, err
 			}
 		}
 	case object.KindNamespace:
-		op, err := namespaceDeletion(row)
+		op, err := namespaceDeletion(row, c.cfg.Now())
 		if err != nil {
 			return nil, err
 		}
@@ -306,7 +306,7 @@ func (c *cluster) deletion(ref *skeinv1.ObjectRef, grace int64) (*logv1.Txn, err
 
 // podDeletion asks a Pod's node to stop it. One that is bound to no node, or has
 // ended already, goes at once; so does any with a grace of 0.
-func podDeletion(row *state.Row, grace int64) (*logv1.Op, error) {
+func podDeletion(row *state.Row, grace int64, now time.Time) (*logv1.Op, error) {
 	pod, err := object.Decode[corev1.Pod](row)
 	if err != nil {
 		return nil, err
@@ -321,16 +321,18 @@ func podDeletion(row *state.Row, grace int64) (*logv1.Op, error) {
 			grace = *s
 		}
 	}
-	now := time.Now()
-	if pod.DeletionTimestamp != nil && pod.DeletionTimestamp.Before(&metav1.Time{Time: now.Add(time.Duration(grace) * time.Second)}) {
+	if old := pod.DeletionGracePeriodSeconds; pod.DeletionTimestamp != nil && old != nil && *old <= grace {
 		return nil, nil // it goes sooner already
 	}
-	pod.DeletionTimestamp = &metav1.Time{Time: now.Add(time.Duration(grace) * time.Second).Truncate(time.Second)}
+	by := metav1.Time{Time: now.Add(time.Duration(grace) * time.Second).Truncate(time.Second)}
+	if pod.DeletionTimestamp == nil || by.Before(pod.DeletionTimestamp) {
+		pod.DeletionTimestamp = &by
+	}
 	pod.DeletionGracePeriodSeconds = &grace
 	return object.Put(pod, row.Version)
 }
 
-func namespaceDeletion(row *state.Row) (*logv1.Op, error) {
+func namespaceDeletion(row *state.Row, now time.Time) (*logv1.Op, error) {
 	if row.Key.Name == defaultNamespace {
 		return nil, refuse(connect.CodeInvalidArgument, exitUsage, "", "the namespace %q is always there", defaultNamespace)
 	}
@@ -339,7 +341,7 @@ func namespaceDeletion(row *state.Row) (*logv1.Op, error) {
 		return nil, err
 	}
 	if ns.DeletionTimestamp == nil {
-		ns.DeletionTimestamp = &metav1.Time{Time: time.Now().Truncate(time.Second)}
+		ns.DeletionTimestamp = &metav1.Time{Time: now.Truncate(time.Second)}
 	}
 	ns.Status.Phase = corev1.NamespaceTerminating
 	return object.Put(ns, row.Version)
@@ -352,7 +354,7 @@ func (s *Server) deletePod(ctx context.Context, key state.Key, grace int64) erro
 		if !ok {
 			return &logv1.Txn{}, nil
 		}
-		op, err := podDeletion(row, grace)
+		op, err := podDeletion(row, grace, s.cfg.Now())
 		if err != nil || op == nil {
 			return &logv1.Txn{}, err
 		}

@@ -168,7 +168,7 @@ type Word struct {
 // Who answers has shown a certificate of the CA; whether it is still a node of
 // the cluster is for the caller to check before it believes more than the epoch.
 func (id *Identity) AskEpoch(ctx context.Context, addr string, base DialFunc) (Word, error) {
-	j := joining{addr: addr, key: id.key, name: id.name, own: id.cert.Load(), ca: caSum(id.ca.Raw)}
+	j := joining{addr: addr, key: id.key, name: id.name, own: id.cert.Load(), ca: caSum(id.ca.Raw), now: id.now}
 	conn, err := dialTLS(ctx, base, addr, j.config())
 	if err != nil {
 		return Word{}, fmt.Errorf("ask %s for its epoch: %w", addr, err)

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -199,4 +200,11 @@ func (p *port) hear(config *tls.Config) (string, error) {
 	b := make([]byte, 64)
 	n, err := c.Read(b)
 	return string(b[:n]), err
+}
+
+// rootsOf trusts the CA of a node's cluster.
+func rootsOf(id *Identity) *x509.CertPool {
+	roots := x509.NewCertPool()
+	roots.AddCert(id.ca)
+	return roots
 }

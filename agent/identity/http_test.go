@@ -121,7 +121,7 @@ func TestPortOnLoopback(t *testing.T) {
 	go func() { _ = people.Serve(m.Listener(ProtoPeople)) }()
 	defer func() { _ = people.Close() }()
 	for _, http2 := range []bool{true, false} {
-		tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: id.roots, ServerName: ServerName}, ForceAttemptHTTP2: http2}
+		tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: rootsOf(id), ServerName: ServerName}, ForceAttemptHTTP2: http2}
 		want := `HTTP/1.1 from ""`
 		if http2 {
 			want = `HTTP/2.0 from ""`

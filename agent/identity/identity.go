@@ -49,9 +49,9 @@ type Identity struct {
 	name  string
 	key   ed25519.PrivateKey
 	ca    *x509.Certificate
-	roots *x509.CertPool
 	cert  atomic.Pointer[tls.Certificate]
 	epoch atomic.Pointer[Epoch] // nil: the first one
+	now   func() time.Time      // the wall clock
 
 	mu      sync.Mutex // held while writing to disk, too
 	gossip  [][]byte
@@ -78,10 +78,9 @@ func New(m Material) (*Identity, error) {
 		return nil, fmt.Errorf("a sealing key has %d bytes, not %d", SealingKeySize, len(m.SealingKey))
 	}
 	id := &Identity{
-		name: m.Name, key: m.Key, ca: ca, roots: x509.NewCertPool(),
-		gossip: m.GossipKeys, sealing: m.SealingKey, peers: m.Peers,
+		name: m.Name, key: m.Key, ca: ca,
+		gossip: m.GossipKeys, sealing: m.SealingKey, peers: m.Peers, now: time.Now,
 	}
-	id.roots.AddCert(ca)
 	cert, err := id.certificate(m.Certificate)
 	if err != nil {
 		return nil, err
@@ -127,6 +126,10 @@ func FromJoin(name string, key ed25519.PrivateKey, res *skeinv1.JoinResponse) (M
 	}
 	return m, nil
 }
+
+// SetClock has certificates judged by another wall clock than time.Now. Call it
+// before anything else.
+func (id *Identity) SetClock(now func() time.Time) { id.now = now }
 
 // Name is the node's, and its id everywhere.
 func (id *Identity) Name() string { return id.name }

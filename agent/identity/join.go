@@ -33,11 +33,20 @@ func (e *AuthorityError) Error() string {
 	return e.Addr + " is not of the cluster that this token is for: its certificate authority is another"
 }
 
-// Join asks the node at addr to take this machine into its cluster, by a token.
+// A Newcomer is a machine that is to join a cluster.
+type Newcomer struct {
+	Name      string
+	Advertise string // ip:port where others reach it
+	Key       ed25519.PrivateKey
+	Dial      DialFunc
+	Now       func() time.Time // the wall clock; nil: time.Now
+}
+
+// Join asks the node at addr to take the machine into its cluster, by a token.
 // It trusts nobody but holders of the CA that the token names, neither in what
 // they are nor in what they answer. Errors: ErrTokenMalformed, ErrTokenKind,
 // *ExpiredError, *AuthorityError, and *connect.Error for what the cluster refuses.
-func Join(ctx context.Context, addr, token string, key ed25519.PrivateKey, name, advertise string, base DialFunc) (*skeinv1.JoinResponse, error) {
+func (n Newcomer) Join(ctx context.Context, addr, token string) (*skeinv1.JoinResponse, error) {
 	t, err := ParseToken(token)
 	if err != nil {
 		return nil, err
@@ -45,21 +54,24 @@ func Join(ctx context.Context, addr, token string, key ed25519.PrivateKey, name,
 	if t.Person {
 		return nil, ErrTokenKind
 	}
-	if err := t.Usable(time.Now()); err != nil {
+	if n.Now == nil {
+		n.Now = time.Now
+	}
+	if err := t.Usable(n.Now()); err != nil {
 		return nil, err
 	}
-	own, err := selfSigned(key, name)
+	own, err := selfSigned(n.Key, n.Name, n.Now())
 	if err != nil {
 		return nil, err
 	}
-	j := joining{addr: addr, key: key, name: name, advertise: advertise, token: t.String(), own: own, ca: t.ca}
-	return j.exchange(ctx, base)
+	j := joining{addr: addr, key: n.Key, name: n.Name, advertise: n.Advertise, token: t.String(), own: own, ca: t.ca, now: n.Now}
+	return j.exchange(ctx, n.Dial)
 }
 
 // Reattest gets a new certificate for a node whose own has expired while it was
 // off. It joins again without a token: holding the enrolled key is enough.
 func (id *Identity) Reattest(ctx context.Context, addr, advertise string, base DialFunc) error {
-	j := joining{addr: addr, key: id.key, name: id.name, advertise: advertise, own: id.cert.Load(), ca: caSum(id.ca.Raw)}
+	j := joining{addr: addr, key: id.key, name: id.name, advertise: advertise, own: id.cert.Load(), ca: caSum(id.ca.Raw), now: id.now}
 	res, err := j.exchange(ctx, base)
 	if err != nil {
 		return fmt.Errorf("attest node %s again: %w", id.name, err)
@@ -74,6 +86,7 @@ type joining struct {
 	key ed25519.PrivateKey
 	own *tls.Certificate // shows that we hold the key
 	ca  [32]byte         // SHA-256 of the CA that we trust
+	now func() time.Time
 }
 
 func (j joining) exchange(ctx context.Context, base DialFunc) (*skeinv1.JoinResponse, error) {
@@ -122,7 +135,7 @@ func (j joining) config() *tls.Config {
 		if subtle.ConstantTimeCompare(sum[:], j.ca[:]) != 1 {
 			return &AuthorityError{Addr: j.addr}
 		}
-		_, err := checkChain(s.PeerCertificates, time.Now())
+		_, err := checkChain(s.PeerCertificates, j.now())
 		return err
 	}
 	return c
@@ -165,11 +178,10 @@ func overOne(c net.Conn) *http.Transport {
 }
 
 // selfSigned is a certificate that says nothing but which key its holder has.
-func selfSigned(key ed25519.PrivateKey, name string) (*tls.Certificate, error) {
+func selfSigned(key ed25519.PrivateKey, name string, now time.Time) (*tls.Certificate, error) {
 	if err := checkName(name); err != nil {
 		return nil, fmt.Errorf("node name %q: %w", name, err)
 	}
-	now := time.Now()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), NotBefore: now.Add(-backdate), NotAfter: now.Add(time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},

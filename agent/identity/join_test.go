@@ -75,7 +75,7 @@ func (p *port) admit() *admission {
 }
 
 func (p *port) join(key ed25519.PrivateKey, name, token string) (*skeinv1.JoinResponse, error) {
-	return Join(p.t.Context(), "10.0.0.1:7373", token, key, name, "10.0.0.2:7373", p.from("10.0.0.2"))
+	return Newcomer{Name: name, Advertise: "10.0.0.2:7373", Key: key, Dial: p.from("10.0.0.2")}.Join(p.t.Context(), "10.0.0.1:7373", token)
 }
 
 func TestJoinGivesANodeItsIdentity(t *testing.T) {

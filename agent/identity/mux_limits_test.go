@@ -24,7 +24,7 @@ func TestMuxDoesNotWaitForSlowHandshakes(t *testing.T) {
 			slow = append(slow, c)
 		}
 		start := time.Now()
-		if got, err := p.hear(&tls.Config{RootCAs: p.id.roots}); got == "" {
+		if got, err := p.hear(&tls.Config{RootCAs: rootsOf(p.id)}); got == "" {
 			t.Errorf("a client behind slow ones was refused: %v", err)
 		}
 		if d := time.Since(start); d > 0 {
@@ -65,7 +65,7 @@ func TestMuxBoundsHandshakesOfOneHost(t *testing.T) {
 		if open != maxHandshakesHost {
 			t.Errorf("%d handshakes of one host are open, want %d", open, maxHandshakesHost)
 		}
-		if got, err := p.hear(&tls.Config{RootCAs: p.id.roots}); got == "" {
+		if got, err := p.hear(&tls.Config{RootCAs: rootsOf(p.id)}); got == "" {
 			t.Errorf("another host was refused: %v", err)
 		}
 	})
@@ -75,7 +75,7 @@ func TestMuxLimitsJoinsOfOneHost(t *testing.T) {
 	bubble(t, func(t *testing.T, p *port) {
 		p.echo(ProtoJoin)
 		join := func() bool {
-			got, _ := p.hear(&tls.Config{RootCAs: p.id.roots, NextProtos: []string{ProtoJoin}})
+			got, _ := p.hear(&tls.Config{RootCAs: rootsOf(p.id), NextProtos: []string{ProtoJoin}})
 			return got != ""
 		}
 		served := 0
@@ -139,7 +139,7 @@ func TestMuxBoundsTheConnectionsOfStrangers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := tls.Client(raw, &tls.Config{RootCAs: p.id.roots, ServerName: ServerName})
+			c := tls.Client(raw, &tls.Config{RootCAs: rootsOf(p.id), ServerName: ServerName})
 			if err := c.HandshakeContext(t.Context()); err != nil {
 				t.Fatal(err)
 			}

@@ -45,7 +45,7 @@ func TestMuxBringsEachProtocolToItsListener(t *testing.T) {
 			{nil, "people is somebody", ""},
 		} {
 			alpn := "none"
-			got, err := p.hear(&tls.Config{RootCAs: p.id.roots, NextProtos: tt.offer, VerifyConnection: func(s tls.ConnectionState) error {
+			got, err := p.hear(&tls.Config{RootCAs: rootsOf(p.id), NextProtos: tt.offer, VerifyConnection: func(s tls.ConnectionState) error {
 				alpn = s.NegotiatedProtocol
 				return nil
 			}})
@@ -70,7 +70,7 @@ func TestMuxRefuses(t *testing.T) {
 			return &tls.Config{NextProtos: []string{ProtoGossip}, Certificates: pair(newCluster(p.t, "c1").node("n2"))}
 		},
 		"a certificate that a node has signed itself": func(p *port) *tls.Config {
-			own, err := selfSigned(newKey(p.t), "n1")
+			own, err := selfSigned(newKey(p.t), "n1", time.Now())
 			if err != nil {
 				p.t.Fatal(err)
 			}

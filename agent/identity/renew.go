@@ -39,7 +39,7 @@ func NewRenewer(id *Identity, renew RenewFunc, logger *slog.Logger) *Renewer {
 // on some nodes than on others, and again until it succeeds.
 func (r *Renewer) Run(ctx context.Context) error {
 	for {
-		if !sleepUntil(ctx, r.due()) {
+		if !r.sleepUntil(ctx, r.due()) {
 			return nil
 		}
 		for retry := firstRetry; ; retry = min(2*retry, longestRetry) {
@@ -86,9 +86,9 @@ func (r *Renewer) once(ctx context.Context) error {
 
 // sleepUntil follows the wall clock, also when that is set or the machine was
 // suspended.
-func sleepUntil(ctx context.Context, at time.Time) bool {
+func (r *Renewer) sleepUntil(ctx context.Context, at time.Time) bool {
 	for at = at.Round(0); ; {
-		left := time.Until(at)
+		left := at.Sub(r.id.now().Round(0))
 		if left <= 0 {
 			return true
 		}

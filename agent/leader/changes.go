@@ -3,6 +3,7 @@ package leader
 import (
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -68,6 +69,7 @@ func (m *model) put(row *state.Row) error {
 		if err != nil {
 			return err
 		}
+		m.ageNode(n)
 		m.putNode(n)
 	case object.KindDeployment:
 		if old := m.uids[row.Key]; old != "" && old != row.UID {
@@ -87,9 +89,48 @@ func (m *model) put(row *state.Row) error {
 		if err != nil {
 			return err
 		}
+		m.agePod(p)
 		m.putPod(p)
 	}
 	return nil
+}
+
+// ago is when something was that a machine has put its time on, by the clock that
+// durations are measured with. The clocks of machines differ and jump, so what is
+// told while we follow happens now; of what was there before only its stamp
+// tells, and what is from the future happens now, too.
+func (m *model) ago(stamp time.Time) time.Time {
+	select {
+	case <-m.begun:
+		return time.Now()
+	default:
+		return time.Now().Add(-max(0, m.wall().Sub(stamp)))
+	}
+}
+
+func (m *model) agePod(p *pod) {
+	if old := m.pods[p.key]; old != nil && old.uid == p.uid {
+		p.born = old.born
+		if p.since = old.since; p.ready == old.ready {
+			return
+		}
+	} else {
+		p.born = m.ago(p.created)
+	}
+	p.since = m.ago(p.since)
+}
+
+// ageNode trusts no stamp on a node that is away: what is due after some time
+// away is due that long after this leader heard of it.
+func (m *model) ageNode(n *node) {
+	switch old := m.nodes[n.place.Name]; {
+	case old != nil && old.uid == n.uid && old.ready == n.ready && old.reason == n.reason:
+		n.since = old.since
+	case n.ready == corev1.ConditionTrue:
+		n.since = m.ago(n.since)
+	default:
+		n.since = time.Now()
+	}
 }
 
 func (m *model) shapeOf(owner string) *place.Shape {

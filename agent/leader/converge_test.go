@@ -124,7 +124,7 @@ func BenchmarkStep(b *testing.B) {
 				},
 			})
 			w.deploy("web", n, "web:v1")
-			r := &reign{Config: w.lead.cfg, log: w.lead.log, store: w.store, model: newModel(w.lead.log), turn: make(chan struct{}, 1)}
+			r := &reign{Config: w.lead.cfg, log: w.lead.log, store: w.store, model: newModel(w.lead.log, w.lead.cfg.Now), turn: make(chan struct{}, 1)}
 			r.events = newRecorder(r)
 			go func() { _ = r.model.follow(b.Context(), w.store) }()
 			<-r.model.begun

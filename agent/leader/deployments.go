@@ -107,7 +107,7 @@ func (r *rollouts) step(ctx context.Context, key state.Key) (time.Duration, erro
 		return 0, err
 	}
 	defer release()
-	draft, err := r.draft(key, nil, time.Now())
+	draft, err := r.draft(key, nil, r.Now())
 	if err != nil || draft == nil {
 		return 0, err
 	}

@@ -19,7 +19,7 @@ type edit struct {
 	*reign
 	d    *appsv1.Deployment
 	row  *state.Row
-	now  time.Time
+	now  time.Time // by the wall clock
 	wish wish
 
 	hash      string
@@ -79,7 +79,7 @@ func (e *edit) write() error {
 	if e.model.ending[e.d.Namespace] {
 		return nil // its Pods go with the namespace
 	}
-	e.deed = e.wish.plan(e.cast, e.now)
+	e.deed = e.wish.plan(e.cast, time.Now())
 	e.out.again = e.deed.again
 	if e.deed.create > maxPods || len(e.deed.remove) > maxPods {
 		e.out.again = time.Nanosecond

@@ -79,7 +79,7 @@ func (r *recorder) eventf(about about, kind, reason, text string, args ...any) {
 }
 
 func (r *recorder) add(t tale) {
-	now := time.Now()
+	now := r.reign.Now()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if w := r.waiting[t]; w != nil {
@@ -227,7 +227,7 @@ func (r *reign) trimEvents(ctx context.Context) error {
 		all = append(all, aged{row, last})
 	}
 	slices.SortStableFunc(all, func(a, b aged) int { return a.last.Compare(b.last) })
-	tooOld := time.Now().Add(-eventAge)
+	tooOld := r.Now().Add(-eventAge)
 	var ops []*logv1.Op
 	for i, e := range all {
 		if e.last.After(tooOld) && len(all)-i <= eventsInAll {

@@ -28,7 +28,8 @@ type pod struct {
 	created   time.Time
 	phase     corev1.PodPhase
 	ready     bool
-	since     time.Time // of ready
+	born      time.Time // created, and
+	since     time.Time // of ready, as model.ago has them
 	deleting  bool
 	leased    bool      // it may run only under a lease
 	exclusive bool      // and never twice
@@ -152,7 +153,7 @@ type node struct {
 	known   bool       // it has said what it has
 	ready   corev1.ConditionStatus
 	reason  string
-	since   time.Time // of ready
+	since   time.Time // of ready, as model.ago has it
 	never   bool      // it may not vote
 }
 

@@ -67,7 +67,7 @@ func (r *reign) orphans(ctx context.Context) (more bool, err error) {
 // drop asks Pods to go, together with other changes.
 func (r *reign) drop(ctx context.Context, ops []*logv1.Op, pods []*pod, more bool) (bool, error) {
 	for _, p := range pods {
-		op, err := stopPod(r.store, p, time.Now())
+		op, err := stopPod(r.store, p, r.Now())
 		if conflict(err) {
 			more = true // the model is about to hear of it
 			continue

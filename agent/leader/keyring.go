@@ -44,7 +44,7 @@ func (r *reign) turnKeys(ctx context.Context) error {
 func (r *reign) turnKey(ctx context.Context) (again time.Duration, err error) {
 	key := state.Key{Kind: object.KindKeyring, Name: object.KeyringName}
 	ring := &object.Keyring{ObjectMeta: metav1.ObjectMeta{
-		Name: key.Name, UID: types.UID(r.UID()), CreationTimestamp: stamp(time.Now()),
+		Name: key.Name, UID: types.UID(r.UID()), CreationTimestamp: stamp(r.Now()),
 	}}
 	version := uint64(0)
 	if row, ok := r.store.Get(key); ok {
@@ -57,7 +57,7 @@ func (r *reign) turnKey(ctx context.Context) (again time.Duration, err error) {
 		// its first node already seals with.
 		return time.Second, nil
 	}
-	now := time.Now()
+	now := r.Now()
 	keys, again := nextKeys(ring.Spec.Keys, now, freshKey)
 	if keys == nil {
 		return again, nil

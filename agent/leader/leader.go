@@ -78,6 +78,7 @@ type Config struct {
 	// AgentGrace is how long an agent may be away from a machine that lives
 	// before its Pods are replaced; 0: 30 s.
 	AgentGrace time.Duration
+	Now        func() time.Time // the wall clock, for what others are told; nil: time.Now
 	UID        func() string
 	Random     func() uint64
 	Logger     *slog.Logger
@@ -97,6 +98,9 @@ type Leader struct {
 func New(cfg Config) *Leader {
 	if cfg.AgentGrace == 0 {
 		cfg.AgentGrace = 30 * time.Second
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -126,7 +130,7 @@ func (l *Leader) Run(ctx context.Context, term uint64) error {
 	log := l.log.With("term", term)
 	r := &reign{
 		Config: l.cfg, log: log, term: term, store: l.cfg.Consensus.Store(),
-		model: newModel(log), turn: make(chan struct{}, 1),
+		model: newModel(log, l.cfg.Now), turn: make(chan struct{}, 1),
 	}
 	r.brakes = &brakes{held: map[Brake]Brake{}}
 	r.leases.table = lease.NewTable(time.Now())

@@ -101,7 +101,7 @@ func (l *loss) hold(p *pod) (*logv1.Op, error) {
 	l.reign.leases.mu.Lock()
 	until := l.reign.leases.table.Until(p.uid)
 	l.reign.leases.mu.Unlock()
-	now, none := stamp(l.now), int64(0)
+	now, none := stamp(l.wall), int64(0)
 	full.DeletionTimestamp, full.DeletionGracePeriodSeconds = &now, &none
 	full.Status.Reason = object.ReasonLeaseHeld
 	full.Status.Message = fmt.Sprintf("%s; its replacement waits until %s for the lease of node %s",

@@ -80,8 +80,7 @@ func (r *reign) replace(ctx context.Context, evidence map[string]string, refill 
 		return false, err
 	}
 	defer release()
-	now := time.Now()
-	l := &loss{reign: r, now: now, without: map[state.Key]bool{}}
+	l := &loss{reign: r, now: time.Now(), wall: r.Now(), without: map[state.Key]bool{}}
 	for _, name := range sortedKeys(evidence) {
 		if err := l.verdict(name, evidence[name]); err != nil {
 			return false, err
@@ -117,6 +116,7 @@ func (r *reign) replace(ctx context.Context, evidence map[string]string, refill 
 type loss struct {
 	*reign
 	now     time.Time
+	wall    time.Time // now, by the wall clock
 	pods    []*pod
 	held    []*pod // exclusive ones that are to go once their leases have run out
 	why     map[*pod]string
@@ -134,7 +134,7 @@ func (l *loss) verdict(name, evidence string) error {
 	if !ok {
 		return nil
 	}
-	op, changed, err := readiness(row, corev1.ConditionUnknown, object.ReasonNodeLost, evidence, l.now)
+	op, changed, err := readiness(row, corev1.ConditionUnknown, object.ReasonNodeLost, evidence, l.wall)
 	if err != nil || !changed {
 		return err
 	}
@@ -249,7 +249,7 @@ func (l *loss) refill() error {
 	}
 	slices.SortFunc(keys, state.Key.Compare)
 	for _, key := range keys {
-		draft, err := l.draft(key, l.without, l.now)
+		draft, err := l.draft(key, l.without, l.wall)
 		if err != nil {
 			return err
 		}

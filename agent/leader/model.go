@@ -37,6 +37,7 @@ type pods map[state.Key]*pod
 // there, and notes who has to look.
 type model struct {
 	log   *slog.Logger
+	wall  func() time.Time
 	bells bells
 
 	mu          sync.Mutex
@@ -77,8 +78,8 @@ func newBells() bells {
 	}
 }
 
-func newModel(log *slog.Logger) *model {
-	m := &model{log: log, bells: newBells(), moved: make(chan struct{}), begun: make(chan struct{}), doubted: map[string]bool{}, distrusted: map[string]bool{}}
+func newModel(log *slog.Logger, wall func() time.Time) *model {
+	m := &model{log: log, wall: wall, bells: newBells(), moved: make(chan struct{}), begun: make(chan struct{}), doubted: map[string]bool{}, distrusted: map[string]bool{}}
 	m.clear()
 	return m
 }

@@ -53,7 +53,7 @@ func (p *placement) batch(ctx context.Context) (more bool, err error) {
 	if len(pods) == 0 {
 		return false, nil
 	}
-	ops, tales, err := p.bind(pods, choices, time.Now())
+	ops, tales, err := p.bind(pods, choices, p.Now())
 	if err != nil {
 		return false, err
 	}

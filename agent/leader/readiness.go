@@ -48,7 +48,7 @@ func (r *reign) setReady(ctx context.Context, name string, status corev1.Conditi
 		if !ok {
 			return nil
 		}
-		op, changed, err := readiness(row, status, reason, message, time.Now())
+		op, changed, err := readiness(row, status, reason, message, r.Now())
 		if err != nil || !changed {
 			return err
 		}

@@ -77,7 +77,7 @@ func (w wish) sift(d *deed, pods []*pod, now time.Time) part {
 		switch {
 		case pod.deleting:
 		case pod.finished():
-			if left := failedStay - now.Sub(pod.created); left > 0 {
+			if left := failedStay - now.Sub(pod.born); left > 0 {
 				d.lookAgain(left)
 				p.spent++
 				continue

@@ -98,7 +98,7 @@ func TestPlanSaysWhenTimeAloneChangesSomething(t *testing.T) {
 		t.Errorf("ready for 60 s of 90: look again in %s, want 30s", d.again)
 	}
 	failed := troupe("a!1")
-	failed[0].created = noon.Add(-4 * time.Second)
+	failed[0].born = noon.Add(-4 * time.Second)
 	if d := w.plan(cast{current: failed}, noon); d.again != 6*time.Second || d.create != 0 || len(d.remove) != 0 {
 		t.Errorf("failed after 4 s: %+v, want to look again in 6s and nothing else", d)
 	}

@@ -48,7 +48,7 @@ func (e *edit) status() time.Duration {
 				s.ReadyReplicas++
 				of.ReadyReplicas++
 			}
-			if ok, _ := p.available(e.wish.minReady, e.now); ok {
+			if ok, _ := p.available(e.wish.minReady, time.Now()); ok {
 				s.AvailableReplicas++
 				of.AvailableReplicas++
 			}

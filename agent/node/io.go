@@ -24,7 +24,7 @@ func (n *Node) PodLogs(ctx context.Context, req *skeinv1.PodLogsRequest, send fu
 	}
 	opt := container.LogOptions{Tail: req.TailLines, Follow: req.Follow}
 	if req.SinceMs > 0 {
-		opt.Since = time.Now().Add(-time.Duration(req.SinceMs) * time.Millisecond)
+		opt.Since = n.cfg.Now().Add(-time.Duration(req.SinceMs) * time.Millisecond)
 	}
 	lines := make(chan *skeinv1.LogsResponse)
 	ctx, cancel := context.WithCancel(ctx)
@@ -153,7 +153,7 @@ func (n *Node) PodExec(ctx context.Context, uid, name string, spec container.Exe
 // report says the Pod's status as it is now.
 func (w *worker) report(pod *corev1.Pod, have []container.Status) {
 	v := view{
-		pod: pod, have: have, now: time.Now(),
+		pod: pod, have: have, now: w.node.cfg.Now(),
 		notes: map[string]*note{}, health: map[string]health{},
 		hostIP: w.node.cfg.Address.String(),
 	}

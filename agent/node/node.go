@@ -67,6 +67,7 @@ type Config struct {
 	// by the type of the condition that says so, with a reason.
 	Pressure        func() map[string]string
 	PressureChanged func() <-chan struct{} // closed when Pressure answers differently; nil: it is asked now and then
+	Now             func() time.Time       // the wall clock, for what others are told; nil: time.Now
 	Logger          *slog.Logger
 }
 
@@ -92,6 +93,9 @@ func New(cfg Config) *Node {
 	}
 	if cfg.PressureChanged == nil {
 		cfg.PressureChanged = func() <-chan struct{} { return nil }
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
 	}
 	n := &Node{
 		cfg:     cfg,
@@ -147,6 +151,13 @@ func (n *Node) watchPods(ctx context.Context) error {
 		}
 		retry.Reset(next)
 	}
+}
+
+// ago is when something was that bears the time of this machine's wall clock, by
+// the clock that durations are measured with. The wall clock may have been set
+// back since: what is from the future happens now.
+func (n *Node) ago(stamp time.Time) time.Time {
+	return time.Now().Add(-max(0, n.cfg.Now().Sub(stamp)))
 }
 
 // alonePatience is how long a machine that comes back waits for word of what it

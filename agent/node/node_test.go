@@ -147,6 +147,62 @@ func TestADeletedPodIsStoppedAndThenGone(t *testing.T) {
 	})
 }
 
+func TestAPodHasItsGraceWhateverTheClockOfWhoDeletesIt(t *testing.T) {
+	for _, theirs := range []time.Duration{-time.Hour, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, func(container.Spec) containertest.Process {
+				return containertest.Process{Runs: containertest.Forever, Stubborn: true}
+			})
+			w.theirs = theirs
+			defer w.run()()
+			w.putObject(newPod("a"))
+			pass(time.Second)
+			w.delete("a", 30)
+			pass(28 * time.Second)
+			if len(w.running("a")) != 1 {
+				t.Errorf("deleted by a clock that is ahead by %s, the Pod did not get its 30 s", theirs)
+			}
+			pass(5 * time.Second)
+			if w.get("a") != nil || len(w.running("a")) != 0 {
+				t.Errorf("deleted by a clock that is ahead by %s, the Pod outlives its 30 s", theirs)
+			}
+		})
+	}
+}
+
+func TestAClockThatIsSetBackHoldsUpNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(container.Spec) containertest.Process {
+			return containertest.Process{Runs: 100 * time.Millisecond, Code: 1}
+		})
+		defer w.run()()
+		w.putObject(newPod("a"))
+		pass(time.Second)
+		w.clock.Store(-int64(time.Hour))
+		pass(12 * time.Second)
+		if s := w.get("a").Status.ContainerStatuses[0]; s.RestartCount != 2 {
+			t.Errorf("%d restarts, want 2", s.RestartCount)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, containertest.RunForever)
+		stop := w.run()
+		w.putObject(newPod("a", func(p *corev1.Pod) {
+			p.Spec.Containers[0].ReadinessProbe = &corev1.Probe{
+				InitialDelaySeconds: 10, ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{"true"}}},
+			}
+		}))
+		pass(time.Second)
+		w.clock.Store(-int64(time.Hour))
+		stop() // the next agent asks the wall clock how long ago it started
+		defer w.run()()
+		pass(12 * time.Second)
+		if !w.get("a").Status.ContainerStatuses[0].Ready {
+			t.Error("the Pod is not ready, 12 s after an agent found it with a delay of 10 s")
+		}
+	})
+}
+
 func TestAShorterGraceCutsTheLongerOneShort(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, func(container.Spec) containertest.Process {

@@ -44,8 +44,9 @@ type step struct {
 }
 
 // planContainer decides about one container. have holds its attempts, unhealthy
-// says that its liveness or startup probe has given up on the newest one.
-func planContainer(policy corev1.RestartPolicy, have []container.Status, unhealthy bool, now time.Time) step {
+// says that its liveness or startup probe has given up on the newest one, ended is
+// when that ended by the clock of now.
+func planContainer(policy corev1.RestartPolicy, have []container.Status, unhealthy bool, ended, now time.Time) step {
 	if len(have) == 0 {
 		return step{do: doStart}
 	}
@@ -73,7 +74,7 @@ func planContainer(policy corev1.RestartPolicy, have []container.Status, unhealt
 	if last.LeaseLost {
 		s.streak = 0 // not its own fault
 	}
-	s.do, s.at = doStart, last.FinishedAt.Add(backoff(s.streak))
+	s.do, s.at = doStart, ended.Add(backoff(s.streak))
 	if now.Before(s.at) {
 		s.do = doWait
 	}

@@ -54,7 +54,7 @@ func TestPlanContainer(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			got := planContainer(tt.policy, tt.have, tt.unhealthy, t0.Add(tt.after))
+			got := planContainer(tt.policy, tt.have, tt.unhealthy, t0, t0.Add(tt.after))
 			if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(step{})); diff != "" {
 				t.Errorf("planContainer (-want +got):\n%s", diff)
 			}

@@ -86,7 +86,7 @@ func (w *worker) startProbe(ctx context.Context, pod *corev1.Pod, c *corev1.Cont
 		}
 	}
 	target := target{driver: w.node.cfg.Driver, pod: pod, container: c, id: run.ID}
-	started := run.StartedAt
+	started := w.node.ago(run.StartedAt)
 	go func() {
 		defer close(p.done)
 		defer cancel()

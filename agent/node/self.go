@@ -35,7 +35,7 @@ func (n *Node) watchSelf(ctx context.Context) error {
 		if err != nil && ctx.Err() == nil {
 			n.log.Warn("cannot list images", "err", err)
 		}
-		status := nodeStatus(n.cfg, held, n.cfg.Pressure(), time.Now())
+		status := nodeStatus(n.cfg, held, n.cfg.Pressure(), n.cfg.Now())
 		if key := statusKey(status); key != last {
 			last = key
 			n.reports.self(status, n.cfg.Machine.Labels)

@@ -30,7 +30,17 @@ type worker struct {
 	probes map[string]*prober    // by container name
 	notes  map[string]*note      // by container name
 	failed map[string]retryState // starts that failed, by container name
+	ends   map[string]ending     // of newest attempts, by container name
 	pod    *corev1.Pod           // as last seen
+
+	leaveIn int64     // the grace period of a Pod that is to go, in seconds
+	leaveBy time.Time // when that is over
+}
+
+// An ending is when an attempt ended, by the clock that durations are measured with.
+type ending struct {
+	id container.ID
+	at time.Time
 }
 
 // A note is what the status says about a container that does not run.
@@ -51,6 +61,7 @@ func newWorker(n *Node, uid types.UID) *worker {
 		probes: map[string]*prober{},
 		notes:  map[string]*note{},
 		failed: map[string]retryState{},
+		ends:   map[string]ending{},
 	}
 }
 
@@ -139,10 +150,7 @@ func (w *worker) delete(ctx context.Context, pod *corev1.Pod) (time.Time, bool, 
 	for name := range w.probes {
 		w.stopProbe(name)
 	}
-	grace := time.Until(pod.DeletionTimestamp.Time)
-	if pod.DeletionGracePeriodSeconds != nil {
-		grace = min(grace, time.Duration(*pod.DeletionGracePeriodSeconds)*time.Second)
-	}
+	grace := time.Until(w.goneBy(pod))
 	if len(w.node.statuses(w.uid)) > 0 {
 		w.event(pod, corev1.EventTypeNormal, "Killing", "stopping, with "+max(grace, 0).Round(time.Second).String()+" to finish")
 	}
@@ -151,6 +159,20 @@ func (w *worker) delete(ctx context.Context, pod *corev1.Pod) (time.Time, bool, 
 	}
 	w.node.reports.gone(pod)
 	return time.Time{}, false, nil
+}
+
+// goneBy is by when a Pod has to be gone that is to go: its grace period counts
+// from when this agent heard of it, by no other machine's clock. Where a shorter
+// one is told later, the earlier end holds.
+func (w *worker) goneBy(pod *corev1.Pod) time.Time {
+	var grace int64
+	if s := pod.DeletionGracePeriodSeconds; s != nil {
+		grace = *s
+	}
+	if by := time.Now().Add(time.Duration(grace) * time.Second); w.leaveBy.IsZero() || grace < w.leaveIn && by.Before(w.leaveBy) {
+		w.leaveIn, w.leaveBy = grace, by
+	}
+	return w.leaveBy
 }
 
 // lastGrace is how long a Pod whose row has vanished gets to stop.
@@ -237,7 +259,7 @@ func (w *worker) mustStopBy() (time.Time, bool) {
 	if pod.DeletionTimestamp == nil {
 		return time.Time{}, false
 	}
-	return pod.DeletionTimestamp.Time, true
+	return w.goneBy(pod), true
 }
 
 func (w *worker) remove(ctx context.Context, id container.ID) error {
@@ -333,7 +355,7 @@ func (w *worker) prepare(ctx context.Context, pod *corev1.Pod, c *corev1.Contain
 	if p := w.probes[c.Name]; p != nil && len(attempts) > 0 && p.id == attempts[0].ID {
 		unhealthy = p.unhealthy()
 	}
-	s := planContainer(pod.Spec.RestartPolicy, attempts, unhealthy, now)
+	s := planContainer(pod.Spec.RestartPolicy, attempts, unhealthy, w.endOf(c.Name, attempts), now)
 	switch s.do {
 	case doNothing:
 		delete(w.notes, c.Name)
@@ -361,6 +383,22 @@ func (w *worker) prepare(ctx context.Context, pod *corev1.Pod, c *corev1.Contain
 		return action{at: again}
 	}
 	return action{run: func(ctx context.Context) outcome { return w.start(ctx, pod, c, s, digest) }}
+}
+
+// endOf is when the newest attempt ended, which is asked again and again and must
+// not move with the wall clock.
+func (w *worker) endOf(name string, attempts []container.Status) time.Time {
+	if len(attempts) == 0 || attempts[0].State == container.Running {
+		delete(w.ends, name)
+		return time.Time{}
+	}
+	last := attempts[0]
+	end := w.ends[name]
+	if end.id != last.ID {
+		end = ending{last.ID, w.node.ago(last.FinishedAt)}
+		w.ends[name] = end
+	}
+	return end.at
 }
 
 func (w *worker) restart(ctx context.Context, pod *corev1.Pod, c *corev1.Container, id container.ID) outcome {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,6 +32,8 @@ type world struct {
 	store  *state.Store
 	synced chan struct{}
 	driver *containertest.Driver
+	clock  atomic.Int64  // by how much this machine's wall clock is ahead, in ns
+	theirs time.Duration // by how much that of whoever deletes is
 
 	mu      sync.Mutex
 	deaf    bool // no leader
@@ -41,14 +44,17 @@ type world struct {
 func newWorld(t *testing.T, program containertest.Program) *world {
 	w := &world{t: t, store: state.New(), synced: make(chan struct{}), driver: containertest.New(program), absent: map[string]error{}}
 	close(w.synced)
+	w.driver.SetClock(w.now)
 	return w
 }
+
+func (w *world) now() time.Time { return time.Now().Round(0).Add(time.Duration(w.clock.Load())) }
 
 // run runs a node until the returned function is called.
 func (w *world) run() (stop func()) {
 	n := New(Config{
 		Name: "n1", Address: netip.MustParseAddr("192.0.2.1"), Replica: w, Driver: w.driver, Images: w,
-		Reporter: w, Lessor: w, Machine: Machine{CPUMilli: 2000, MemoryBytes: 1 << 30, Pods: 10}, Logger: slog.New(slog.DiscardHandler),
+		Reporter: w, Lessor: w, Machine: Machine{CPUMilli: 2000, MemoryBytes: 1 << 30, Pods: 10}, Now: w.now, Logger: slog.New(slog.DiscardHandler),
 	})
 	ctx, cancel := context.WithCancel(w.t.Context())
 	done := make(chan error, 1)
@@ -173,7 +179,7 @@ func (w *world) get(name string) *corev1.Pod {
 
 func (w *world) delete(name string, grace int64) {
 	pod := w.get(name)
-	pod.DeletionTimestamp = &metav1.Time{Time: time.Now().Add(time.Duration(grace) * time.Second)}
+	pod.DeletionTimestamp = &metav1.Time{Time: time.Now().Add(w.theirs + time.Duration(grace)*time.Second)}
 	pod.DeletionGracePeriodSeconds = &grace
 	w.putObject(pod)
 }

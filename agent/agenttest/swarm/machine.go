@@ -53,9 +53,10 @@ func (m *machine) enter(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	self := identity.Newcomer{Name: m.name, Advertise: m.addr.String(), Key: key, Dial: m.dialFrom}
 	for try := m.turn; ; try++ {
 		seed := m.seeds[try%len(m.seeds)]
-		res, err := identity.Join(ctx, seed, m.token, key, m.name, m.addr.String(), m.dialFrom)
+		res, err := self.Join(ctx, seed, m.token)
 		if err != nil {
 			if try-m.turn > 20 {
 				return fmt.Errorf("join by %s: %w", seed, err)

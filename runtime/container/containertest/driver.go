@@ -48,6 +48,7 @@ func RunForever(container.Spec) Process { return Process{Runs: Forever} }
 // A Driver is a container.Driver that runs nothing.
 type Driver struct {
 	program Program
+	now     func() time.Time // the wall clock, for stamps
 
 	mu        sync.Mutex
 	sandboxes map[string]container.Sandbox
@@ -71,11 +72,14 @@ type box struct {
 // New makes a driver whose containers do as program says.
 func New(program Program) *Driver {
 	return &Driver{
-		program: program, sandboxes: map[string]container.Sandbox{}, boxes: map[container.ID]*box{},
+		program: program, now: time.Now, sandboxes: map[string]container.Sandbox{}, boxes: map[container.ID]*box{},
 		changed: make(chan struct{}), starts: map[container.ID]int{},
 		leases: map[string]*lease{},
 	}
 }
+
+// SetClock has stamps come from another wall clock than time.Now. Call it first.
+func (d *Driver) SetClock(now func() time.Time) { d.now = now }
 
 // notify must be called with mu held.
 func (d *Driver) notify() {
@@ -124,7 +128,7 @@ func (d *Driver) Start(ctx context.Context, spec container.Spec) error {
 		return fmt.Errorf("start %s: %w", spec.ID, p.Err)
 	}
 	d.pid++
-	now := time.Now()
+	now := d.now()
 	b := &box{spec: spec, proc: p, lines: slices.Clone(p.Output), status: container.Status{
 		ID: spec.ID, State: container.Running, PID: d.pid, StartedAt: now, Labels: maps.Clone(spec.Labels),
 	}}
@@ -171,7 +175,7 @@ func (d *Driver) end(b *box, code int, oom bool) {
 	if b.timer != nil {
 		b.timer.Stop()
 	}
-	b.status.State, b.status.PID, b.status.FinishedAt = container.Exited, 0, time.Now()
+	b.status.State, b.status.PID, b.status.FinishedAt = container.Exited, 0, d.now()
 	b.status.ExitCode, b.status.OOMKilled = code, oom
 	if code > 128 && code < 128+65 {
 		b.status.Signal = code - 128
