@@ -1,7 +1,6 @@
 package agenttest
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"slices"
@@ -14,7 +13,6 @@ import (
 	"github.com/skein-dev/skein/agent/object"
 	"github.com/skein-dev/skein/consensus"
 	"github.com/skein-dev/skein/consensus/state"
-	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
 	"github.com/skein-dev/skein/runtime/container"
 )
 
@@ -127,40 +125,31 @@ func neverTwice(c *Cluster) {
 }
 
 // nobodyLost: no node is held lost. It is for times when all are well.
-func nobodyLost(c *Cluster) { c.noneIs(object.ReasonNodeLost) }
-
-// nobodySuspect: nor suspect.
-func nobodySuspect(c *Cluster) { c.noneIs(object.ReasonSuspect) }
-
-func (c *Cluster) noneIs(reason string) {
+func nobodyLost(c *Cluster) {
 	for _, n := range decoded[corev1.Node](c.stores.best(), object.KindNode) {
 		for _, cond := range n.Status.Conditions {
-			if cond.Type == corev1.NodeReady && cond.Reason == reason {
-				c.fail("node %s is %s, and nothing is wrong with it", n.Name, reason)
+			if cond.Type == corev1.NodeReady && cond.Reason == object.ReasonNodeLost {
+				c.fail("node %s is lost, and nothing is wrong with it", n.Name)
 			}
+		}
+	}
+}
+
+// nobodySuspect: nor does anybody become suspect from now on. A suspicion may be
+// over at once, so it is what leaders log that counts.
+func (c *Cluster) nobodySuspect() check {
+	before := c.trace.suspicions()
+	return func(c *Cluster) {
+		if c.trace.suspicions() > before {
+			c.fail("a node is suspect, and nothing is wrong with it")
 		}
 	}
 }
 
 // oneLeaderATerm: no two agents hold themselves elected in one term.
 func oneLeaderATerm(c *Cluster) {
-	who := map[uint64]string{}
-	for _, m := range c.machines {
-		if m.run == nil {
-			continue
-		}
-		a := m.run.current()
-		if a == nil || !a.Consensus().IsLeader() {
-			continue
-		}
-		term := a.Consensus().Term()
-		if !a.Consensus().IsLeader() {
-			continue // lost meanwhile: the term may be another's
-		}
-		if other, ok := who[term]; ok {
-			c.fail("%s and %s lead term %d", other, m.Name, term)
-		}
-		who[term] = m.Name
+	if term, who := c.trace.rivals(); len(who) > 0 {
+		c.fail("%s lead term %d", strings.Join(who, " and "), term)
 	}
 }
 
@@ -226,6 +215,11 @@ func (c *Cluster) settled() string {
 	if want := wantedVoters(len(c.machines)); voters != want {
 		return fmt.Sprintf("%d vote, %d should", voters, want)
 	}
+	for _, m := range c.machines {
+		if why := c.hears(m); why != "" {
+			return m.Name + ": " + why
+		}
+	}
 	return c.podsSettled(m.run.current().Consensus().Store())
 }
 
@@ -275,19 +269,6 @@ func (c *Cluster) podsSettled(store *state.Store) string {
 		}
 	}
 	return ""
-}
-
-// serves says "" if a machine answers with what is true now.
-func (c *Cluster) serves(m *Machine) string {
-	p := c.person(0, m)
-	defer p.close()
-	ctx, cancel := context.WithTimeout(c.t.Context(), callPatience)
-	defer cancel()
-	res, err := p.Get(ctx, &skeinv1.GetRequest{Kind: "node"})
-	if err == nil && res.GetAgeMs() != 0 {
-		return fmt.Sprintf("what %s tells is %d ms old", m.Name, res.GetAgeMs())
-	}
-	return text(err)
 }
 
 // watchSettled compares what the stream has told with what is there.

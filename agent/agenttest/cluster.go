@@ -5,12 +5,14 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/skein-dev/skein/agent/gossip/gossiptest"
+	"github.com/skein-dev/skein/agent/identity"
 	"github.com/skein-dev/skein/consensus/consensustest"
 	"github.com/skein-dev/skein/consensus/state"
 	"github.com/skein-dev/skein/runtime/container"
@@ -43,34 +45,48 @@ type Cluster struct {
 // have joined. Call it in a bubble.
 func newCluster(t testing.TB, seed uint64, size int) *Cluster {
 	t.Helper()
+	return formCluster(t, seed, size, size)
+}
+
+// formCluster makes one that only the first so many machines have joined. The
+// others do when they are started.
+func formCluster(t testing.TB, seed uint64, size, first int) *Cluster {
+	t.Helper()
 	c := &Cluster{
 		t: t, net: gossiptest.New(seed), random: rand.New(rand.NewPCG(seed, 1)), trace: newTrace(), told: make(chan struct{}),
 	}
 	c.stores = &witness{cluster: c}
 	root := t.TempDir()
 	for i := range size {
-		addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(i + 1)}), port)
-		name := fmt.Sprintf("n%d", i+1)
-		m := &Machine{
-			Name: name, cluster: c, addr: addr, host: c.net.Host(addr.Addr()), power: true,
-			driver: containertest.New(program), disk: consensustest.NewDisk(seed + uint64(i)), dir: filepath.Join(root, name),
-		}
-		m.driver.SetClock(m.now)
-		c.machines = append(c.machines, m)
+		c.add(seed+uint64(i), root)
 	}
 	c.machines[0].start(true, nil, "")
 	<-c.told
 	c.admin = c.personToken(c.machines[0])
-	for _, m := range c.machines[1:] {
+	for _, m := range c.machines[1:first] {
 		c.join(m)
 	}
 	c.eventually(time.Minute, "all machines are ready", func() string {
-		if n := len(c.readyNodes()); n != size {
-			return fmt.Sprintf("%d of %d are", n, size)
+		if n := len(c.readyNodes()); n != first {
+			return fmt.Sprintf("%d of %d are", n, first)
 		}
 		return ""
 	})
 	return c
+}
+
+// add makes one more machine, on which no agent runs yet.
+func (c *Cluster) add(seed uint64, root string) *Machine {
+	number := len(c.machines) + 1
+	addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(number)}), port)
+	name := fmt.Sprintf("n%d", number)
+	m := &Machine{
+		Name: name, cluster: c, addr: addr, host: c.net.Host(addr.Addr()), power: true,
+		driver: containertest.New(program), disk: consensustest.NewDisk(seed), dir: filepath.Join(root, name),
+	}
+	m.driver.SetClock(m.now)
+	c.machines = append(c.machines, m)
+	return m
 }
 
 // program runs until it is stopped, which takes it a moment.
@@ -90,18 +106,34 @@ func (c *Cluster) announced(text string) {
 	}
 }
 
-// join starts an agent that has to join, or goes on where it has joined.
+// join starts an agent that has to join, or goes on where it has joined. It is
+// told the same machine each time, unless that one has not let it in.
 func (c *Cluster) join(m *Machine) {
 	c.mu.Lock()
 	token := c.token
 	c.mu.Unlock()
-	var others []string
-	for _, o := range c.machines {
-		if o != m {
-			others = append(others, o.addr.String())
-		}
+	if !m.joined() {
+		m.seed = c.seed()
 	}
-	m.start(false, others, token)
+	if m == c.machines[0] {
+		m.start(true, nil, "")
+		return
+	}
+	m.start(false, []string{m.seed}, token)
+}
+
+// seed picks a machine to join by: one that runs and has joined, if any does.
+func (c *Cluster) seed() string {
+	others := slices.DeleteFunc(c.present(), func(m *Machine) bool { return !m.joined() })
+	if len(others) == 0 {
+		others = c.machines[:1]
+	}
+	return others[c.random.IntN(len(others))].addr.String()
+}
+
+func (m *Machine) joined() bool {
+	_, err := identity.Load(filepath.Join(m.dir, "identity"))
+	return err == nil
 }
 
 // fail notes a broken promise.

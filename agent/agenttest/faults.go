@@ -21,6 +21,7 @@ var faults = []fault{
 	{4, func(c *Cluster, _ *rand.Rand) { c.leading(c.isolate) }},
 	{5, func(c *Cluster, r *rand.Rand) { c.one(r, c.Pause) }},
 	{5, func(c *Cluster, r *rand.Rand) { c.one(r, c.isolate) }},
+	{4, func(c *Cluster, r *rand.Rand) { c.one(r, func(m *Machine) { c.cutOff(m, r) }) }},
 	{4, func(c *Cluster, r *rand.Rand) { c.split(r) }},
 	{4, func(c *Cluster, r *rand.Rand) { c.oneWay(r) }},
 	{3, func(c *Cluster, r *rand.Rand) {

@@ -44,6 +44,7 @@ type Machine struct {
 	driver  *containertest.Driver
 	starts  int
 	format  uint32 // that its program reads; 0: that of this build
+	seed    string // where it was told to join
 
 	clock  atomic.Int64 // by how much its wall clock is ahead, in ns
 	disk   *consensustest.Disk

@@ -41,11 +41,12 @@ func simulate(t *testing.T, seed uint64) (problems []string, events *trace) {
 	defer watch.Stop()
 	synctest.Test(t, func(t *testing.T) {
 		random := rand.New(rand.NewPCG(seed, 0))
-		c = newCluster(t, seed, []int{3, 3, 3, 3, 3, 4, 5, 5, 5, 7}[random.IntN(10)])
+		size := []int{3, 3, 3, 3, 3, 4, 5, 5, 5, 7}[random.IntN(10)]
+		c = formCluster(t, seed, size, max(3, size-random.IntN(size/2)))
 		running.Store(c.trace)
 		if len(c.failed()) == 0 {
 			work = c.begin(seed)
-			c.suffer(random)
+			c.suffer(random, work)
 			c.recover(work)
 		}
 		c.Stop()
@@ -59,9 +60,12 @@ func simulate(t *testing.T, seed uint64) (problems []string, events *trace) {
 }
 
 // suffer lets faults strike.
-func (c *Cluster) suffer(random *rand.Rand) {
-	c.pass(5*time.Second, nobodyLost, nobodySuspect)
+func (c *Cluster) suffer(random *rand.Rand, work *users) {
+	c.pass(5*time.Second, nobodyLost, c.nobodySuspect())
 	c.annoy(random)
+	c.handOver(work)
+	c.blink(random)
+	c.replaceOne(random)
 	for range steps {
 		c.strike(random)
 		c.pass(time.Duration(100+random.IntN(5000)) * time.Millisecond)
@@ -79,13 +83,13 @@ func (c *Cluster) annoy(random *rand.Rand) {
 	if lead == nil {
 		return
 	}
-	others := slices.DeleteFunc(slices.Clone(c.machines), func(m *Machine) bool { return m == lead })
+	others := slices.DeleteFunc(c.present(), func(m *Machine) bool { return m == lead })
 	random.Shuffle(len(others), func(i, j int) { others[i], others[j] = others[j], others[i] })
 	c.trace.add("FATE", "cut %s from %s alone", others[0].Name, others[1].Name)
 	c.net.Cut(others[0].addr.Addr(), others[1].addr.Addr())
 	looks := []check{nobodyLost}
-	if len(c.machines) >= 4 {
-		looks = append(looks, nobodySuspect)
+	if len(c.present()) >= 4 {
+		looks = append(looks, c.nobodySuspect())
 	}
 	c.pass(6*time.Second, looks...)
 	c.heal()

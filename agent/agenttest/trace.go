@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 )
@@ -17,9 +18,48 @@ type trace struct {
 	mu    sync.Mutex
 	begun time.Time
 	text  bytes.Buffer
+
+	suspected int                 // how often a leader has told that a node is suspect
+	leaders   map[uint64][]string // who has told that it leads, by term
 }
 
-func newTrace() *trace { return &trace{begun: time.Now()} }
+func newTrace() *trace { return &trace{begun: time.Now(), leaders: map[uint64][]string{}} }
+
+// note counts what the checks ask for: what may be over before they look.
+func (t *trace) note(who string, r slog.Record) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch r.Message {
+	case "node suspect":
+		t.suspected++
+	case "leading":
+		r.Attrs(func(a slog.Attr) bool {
+			if a.Key == "term" && !slices.Contains(t.leaders[a.Value.Uint64()], who) {
+				t.leaders[a.Value.Uint64()] = append(t.leaders[a.Value.Uint64()], who)
+			}
+			return true
+		})
+	}
+}
+
+// suspicions counts how often a node has become suspect.
+func (t *trace) suspicions() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.suspected
+}
+
+// rivals names those who lead or led in one term, if there is such a term.
+func (t *trace) rivals() (term uint64, who []string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for term, who := range t.leaders {
+		if len(who) > 1 {
+			return term, who
+		}
+	}
+	return 0, nil
+}
 
 func (t *trace) add(who, format string, args ...any) {
 	t.mu.Lock()
@@ -69,6 +109,7 @@ func (l logger) Handle(_ context.Context, r slog.Record) error {
 		fmt.Fprintf(&text, " %s=%v", a.Key, a.Value)
 		return true
 	})
+	l.trace.note(l.who, r)
 	l.trace.add(l.who, "%s", text.String())
 	return nil
 }

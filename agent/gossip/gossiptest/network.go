@@ -28,6 +28,7 @@ type Network struct {
 	cut     map[[2]netip.Addr]bool // from, to
 	loss    float64
 	delay   time.Duration
+	lag     map[[2]netip.Addr]time.Duration // of streams; from, to
 	streams map[*stream]bool
 	sent    int
 }
@@ -36,7 +37,7 @@ type Network struct {
 func New(seed uint64) *Network {
 	return &Network{
 		rng: rand.New(rand.NewPCG(seed, seed)), hosts: map[netip.Addr]*Host{},
-		cut: map[[2]netip.Addr]bool{}, streams: map[*stream]bool{},
+		cut: map[[2]netip.Addr]bool{}, lag: map[[2]netip.Addr]time.Duration{}, streams: map[*stream]bool{},
 	}
 }
 
@@ -75,6 +76,13 @@ func (n *Network) SetDelay(d time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.delay = d
+}
+
+// SetLag makes what one host sends to another on streams take this long.
+func (n *Network) SetLag(from, to netip.Addr, d time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lag[[2]netip.Addr{from, to}] = d
 }
 
 // Sent counts the datagrams sent so far.
@@ -133,11 +141,25 @@ func (n *Network) Thaw(addr netip.Addr) {
 	n.flush()
 }
 
-// Heal joins every cut link. Hosts without power stay so.
+// Heal joins every cut link, and no stream lags any more. Hosts without power
+// stay so.
 func (n *Network) Heal() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	clear(n.cut)
+	clear(n.lag)
+	n.flush()
+}
+
+// Mend joins the cut links of one host.
+func (n *Network) Mend(addr netip.Addr) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for link := range n.cut {
+		if link[0] == addr || link[1] == addr {
+			delete(n.cut, link)
+		}
+	}
 	n.flush()
 }
 

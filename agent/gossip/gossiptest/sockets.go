@@ -167,7 +167,14 @@ type stream struct {
 	in            *inbox // what this end reads
 	peer          *stream
 	held          []byte // sent, but the link is cut; guarded by net.mu
+	flight        []part // on its way to the other end; guarded by net.mu
 	readBy        deadline
+}
+
+// A part of a stream arrives at a time of its own.
+type part struct {
+	due  time.Time
+	data []byte // nil: the stream ends
 }
 
 func pair(n *Network, a, b netip.AddrPort) (*stream, *stream) {
@@ -213,8 +220,41 @@ func (s *stream) Write(b []byte) (int, error) {
 // deliver brings what was sent to the other end. With net.mu held.
 func (s *stream) deliver() {
 	if len(s.held) > 0 {
-		s.peer.in.put(s.held)
+		s.carry(s.held)
 		s.held = nil
+	}
+}
+
+// carry brings data to the other end, or for nil the end of the stream, after
+// all that is on its way already. With net.mu held.
+func (s *stream) carry(data []byte) {
+	due := time.Now().Add(s.net.lag[[2]netip.Addr{s.local.Addr(), s.remote.Addr()}])
+	if n := len(s.flight); n > 0 && due.Before(s.flight[n-1].due) {
+		due = s.flight[n-1].due
+	}
+	s.flight = append(s.flight, part{due, data})
+	if due.After(time.Now()) {
+		time.AfterFunc(time.Until(due), s.arrive)
+		return
+	}
+	s.land()
+}
+
+func (s *stream) arrive() {
+	s.net.mu.Lock()
+	defer s.net.mu.Unlock()
+	s.land()
+}
+
+// land is called with net.mu held.
+func (s *stream) land() {
+	for len(s.flight) > 0 && !s.flight[0].due.After(time.Now()) {
+		if data := s.flight[0].data; data != nil {
+			s.peer.in.put(data)
+		} else {
+			s.peer.in.end()
+		}
+		s.flight = s.flight[1:]
 	}
 }
 
@@ -224,7 +264,7 @@ func (s *stream) Close() error {
 	defer s.net.mu.Unlock()
 	s.in.fail(net.ErrClosed)
 	if !s.net.severed(s.local.Addr(), s.remote.Addr()) {
-		s.peer.in.end()
+		s.carry(nil)
 	}
 	delete(s.net.streams, s)
 	return nil
