@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -216,5 +217,22 @@ func TestWhoDoesNotVoteOutlivesTheVoterByWhichItJoined(t *testing.T) {
 			}
 			return ""
 		})
+	})
+}
+
+// A machine that takes no part in raft holds no tokens, and told whoever wanted to
+// join by it that theirs was unknown.
+func TestAMachineJoinsByOneThatDoesNotVote(t *testing.T) {
+	inCluster(t, 4, func(c *Cluster) {
+		if !c.eventually(time.Minute, "three vote", c.settled) {
+			return
+		}
+		by := c.machines[slices.IndexFunc(c.machines, func(m *Machine) bool { return !c.votes(m) })]
+		m := c.add(5, t.TempDir())
+		m.start(false, []string{by.addr.String()}, c.token)
+		c.eventually(time.Minute, "it has joined", c.settled)
+		if m.starts != 1 {
+			c.fail("it was refused before it was let in")
+		}
 	})
 }

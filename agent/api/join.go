@@ -15,6 +15,7 @@ import (
 
 	"github.com/skein-dev/skein/agent/identity"
 	"github.com/skein-dev/skein/agent/object"
+	"github.com/skein-dev/skein/consensus"
 	"github.com/skein-dev/skein/consensus/state"
 	logv1 "github.com/skein-dev/skein/proto/log/v1"
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
@@ -31,12 +32,34 @@ func (j *joiner) Join(ctx context.Context, req *skeinv1.JoinRequest) (*skeinv1.J
 		return nil, denied("whoever joins must hold the key that it names")
 	}
 	if !j.cfg.Consensus.IsLeader() {
-		leader := j.awaitLeader(ctx)
+		leader := j.whoLeads(ctx)
 		if leader != "" && leader != j.cfg.Name {
 			return j.cfg.Peers.Client(leader).Enroll(ctx, req)
 		}
+		if !j.voter() { // it holds no token to compare with
+			return nil, consensus.ErrNotLeader
+		}
 	}
 	return j.enroll(ctx, req)
+}
+
+// whoLeads names the leader, "" if nobody is known to lead. An agent that takes
+// no part in raft asks one that votes.
+func (s *Server) whoLeads(ctx context.Context) string {
+	if s.voter() || s.cfg.Consensus.Leader() != "" {
+		return s.awaitLeader(ctx)
+	}
+	voter := s.anyVoter()
+	if voter == "" {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaderWait)
+	defer cancel()
+	answer, err := s.cfg.Peers.Client(voter).Leader(ctx, &skeinv1.LeaderRequest{})
+	if err != nil {
+		s.log.Debug("a voter does not tell who leads", "node", voter, "err", err)
+	}
+	return answer.GetLeader()
 }
 
 // Epoch tells a node that nobody speaks to whether the cluster was re-formed
