@@ -164,20 +164,28 @@ func newWorld(t *testing.T) *world {
 
 // client calls a handler, with a bearer token if there is one.
 func (w *world) client(h http.Handler, token string) skeinv1connect.ClusterServiceClient {
-	srv := httptest.NewServer(h)
+	srv := httptest.NewUnstartedServer(h)
+	srv.Config.Protocols = new(http.Protocols)
+	srv.Config.Protocols.SetUnencryptedHTTP2(true) // as nodes speak; streams both ways need it
+	srv.Start()
 	w.t.Cleanup(srv.Close)
-	transport := &bearerTransport{token: token}
+	base := &http.Transport{Protocols: srv.Config.Protocols}
+	w.t.Cleanup(base.CloseIdleConnections)
+	transport := &bearerTransport{token: token, base: base}
 	return skeinv1connect.NewClusterServiceClient(connect.NewClient(connecthttp.NewTransport(&http.Client{Transport: transport}, srv.URL)))
 }
 
-type bearerTransport struct{ token string }
+type bearerTransport struct {
+	token string
+	base  http.RoundTripper
+}
 
 func (b *bearerTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if b.token != "" {
 		r = r.Clone(r.Context())
 		r.Header.Set("Authorization", "Bearer "+b.token)
 	}
-	return http.DefaultTransport.RoundTrip(r)
+	return b.base.RoundTrip(r)
 }
 
 // put writes an object, whatever is there.
