@@ -77,7 +77,7 @@ var bugs = []bug{
 	{"a grace period ends by the clock of whoever asked the Pod to go", []edit{{
 		"agent/node/worker.go", "w.leaveIn, w.leaveBy = grace, by\n", "w.leaveIn, w.leaveBy = grace, pod.DeletionTimestamp.Time\n",
 	}}},
-	{"the voters are remembered only when a node joins", []edit{{
+	{"the voters are heard of only when a node joins", []edit{{
 		"agent/glue.go", "const votersEvery = 5 * time.Second", "const votersEvery = 1000 * time.Hour",
 	}}},
 }

@@ -138,8 +138,9 @@ func (c *Cluster) replaceOne(random *rand.Rand) {
 	old := slices.DeleteFunc(c.present(), func(m *Machine) bool { return !c.votes(m) })
 	c.PowerOff(gone)
 	if !c.within(40*time.Second, "another votes instead of "+gone.Name, func() string {
-		if c.leader() == nil || c.votes(gone) {
-			return "it votes on"
+		now := slices.DeleteFunc(c.present(), func(m *Machine) bool { return !c.votes(m) })
+		if c.leader() == nil || c.votes(gone) || len(now) < len(old) { // its vote is taken before another gets one
+			return fmt.Sprintf("%d of %d vote, and it: %t", len(now), len(old), c.votes(gone))
 		}
 		return ""
 	}) {
