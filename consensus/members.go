@@ -84,18 +84,23 @@ func (n *Node) Progress(name string) (Progress, bool) {
 	return progress, true
 }
 
-// LastContact returns when a leader was last heard: now on a leader that is
-// ready, the zero time if never since Run.
-func (n *Node) LastContact() time.Time {
+// Contact returns a time up to which this node has applied all that was
+// acknowledged, as far as it can tell: now on a leader that is ready, the zero time
+// if no leader was heard since Run. A follower learns of a commit up to twice
+// Config.CommitTimeout late.
+func (n *Node) Contact() time.Time {
 	r := n.raft.Load()
 	switch {
 	case r == nil:
 		return time.Time{}
 	case n.IsLeader():
 		return time.Now()
-	default:
-		return r.LastContact()
 	}
+	heard := r.LastContact()
+	if heard.IsZero() {
+		return heard
+	}
+	return heard.Add(-2 * n.cfg.CommitTimeout)
 }
 
 // Stalled reports whether a write to the log has been taking too long, or is

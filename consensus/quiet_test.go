@@ -30,3 +30,26 @@ func TestFollowersOfAQuietLeaderKeepIt(t *testing.T) {
 	case <-time.After(2 * time.Second): // several timeouts
 	}
 }
+
+// What a follower has applied may lack what was committed since it last heard of a
+// commit, and that is not whenever it hears its leader.
+func TestAFollowerDoesNotTakeAHeartbeatForNews(t *testing.T) {
+	const late = 2 * 10 * time.Second
+	quiet := func(c *Config, _ *[]Duty) { c.CommitTimeout = late / 2 }
+	wires := newNetwork()
+	leader := wires.boot(t, "n1", t.TempDir(), alone, quiet)
+	follower := wires.boot(t, "n2", t.TempDir(), quiet)
+	awaitLeader(t, leader)
+	if err := leader.AddVoter(t.Context(), "n2", 0); err != nil {
+		t.Fatal(err)
+	}
+	for changed := follower.LeaderChanged(); follower.Leader() != "n1"; changed = follower.LeaderChanged() {
+		<-changed
+	}
+	if age := time.Since(follower.Contact()); age < late {
+		t.Errorf("the follower takes what it has for %s old, and may hear of a commit %s late", age, late)
+	}
+	if age := time.Since(leader.Contact()); age > time.Second {
+		t.Errorf("the leader takes what it has for %s old", age)
+	}
+}

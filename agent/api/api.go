@@ -35,7 +35,7 @@ type Consensus interface {
 	IsLeader() bool
 	Leader() string
 	LeaderChanged() <-chan struct{}
-	LastContact() time.Time
+	Contact() time.Time
 	CaughtUp() bool
 	Members() ([]consensus.Member, uint64, error)
 	Remove(ctx context.Context, name string, prevIndex uint64) error

@@ -30,7 +30,7 @@ type copied struct {
 }
 
 func (c copied) Store() *state.Store                              { return c.copy.Store() }
-func (c copied) LastContact() time.Time                           { return c.copy.Contact() }
+func (c copied) Contact() time.Time                               { return c.copy.Contact() }
 func (copied) Leader() string                                     { return "" }
 func (copied) IsLeader() bool                                     { return false }
 func (copied) CaughtUp() bool                                     { return false }

@@ -75,7 +75,7 @@ func (s *Server) freshness(ctx context.Context) (time.Duration, error) {
 	if ctx.Err() != nil {
 		return 0, ctx.Err()
 	}
-	heard := s.cfg.Consensus.LastContact()
+	heard := s.cfg.Consensus.Contact()
 	if heard.IsZero() {
 		return unknownAge, nil // it has not heard a leader since it started
 	}

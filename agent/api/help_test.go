@@ -81,7 +81,7 @@ func (a *agreement) Confirm(context.Context) error {
 	return consensus.ErrNotLeader
 }
 
-func (a *agreement) LastContact() time.Time { return time.Now().Add(-1500 * time.Millisecond) }
+func (a *agreement) Contact() time.Time { return time.Now().Add(-1500 * time.Millisecond) }
 
 func (a *agreement) Members() ([]consensus.Member, uint64, error) {
 	return []consensus.Member{{Name: "n1", Voter: true}}, 1, nil
