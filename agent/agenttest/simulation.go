@@ -63,9 +63,9 @@ func simulate(t *testing.T, seed uint64) (problems []string, events *trace) {
 func (c *Cluster) suffer(random *rand.Rand, work *users) {
 	c.pass(5*time.Second, nobodyLost, c.nobodySuspect())
 	c.annoy(random)
-	c.handOver(work)
 	c.blink(random)
-	c.replaceOne(random)
+	c.replaceOne(random) // before others lead: who asks for another hears of all voters
+	c.handOver(work)
 	for range steps {
 		c.strike(random)
 		c.pass(time.Duration(100+random.IntN(5000)) * time.Millisecond)
