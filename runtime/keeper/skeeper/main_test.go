@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -221,6 +222,23 @@ func TestTermStopsAgentThenKeeper(t *testing.T) {
 			t.Errorf("%s is left", path)
 		}
 	}
+}
+
+func TestAnAbortedKeeperEndsByTheSignal(t *testing.T) {
+	s := newStage(t, "agent")
+	s.start()
+	agent := s.hear("agent")
+	_ = s.cmd.Process.Signal(syscall.SIGABRT)
+	err := s.cmd.Wait()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		t.Fatalf("the keeper ended with %v", err)
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	if !ok || !status.Signaled() || status.Signal() != syscall.SIGABRT {
+		t.Errorf("the keeper ended with %v: a service manager takes that for an exit code of its own", err)
+	}
+	_ = syscall.Kill(agent, syscall.SIGKILL)
 }
 
 func TestOrphansAreReapedAndTheirEndIsKept(t *testing.T) {
