@@ -195,9 +195,25 @@ func (a *Agent) seed(ctx context.Context, _ uint64) error {
 	if !a.unseeded() {
 		return nil
 	}
+	made, err := a.plant(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // the term is over; the next one tries again
+		}
+		return err
+	}
+	if made {
+		a.log.Info("cluster made", "node", a.cfg.Name, "addr", a.cfg.Advertise)
+		a.announce(ctx)
+	}
+	return os.Remove(a.seedFile())
+}
+
+// plant writes the first objects, unless they are there.
+func (a *Agent) plant(ctx context.Context) (made bool, err error) {
 	sealed, err := os.ReadFile(a.seedFile())
 	if err != nil {
-		return fmt.Errorf("read the cluster's CA: %w", err)
+		return false, fmt.Errorf("read the cluster's CA: %w", err)
 	}
 	now := metav1.Time{Time: a.cfg.World.Now().Truncate(time.Second)}
 	meta := func(name string) metav1.ObjectMeta {
@@ -217,21 +233,17 @@ func (a *Agent) seed(ctx context.Context, _ uint64) error {
 		}
 		op, err := object.Put(obj, 0)
 		if err != nil {
-			return err
+			return false, err
 		}
 		txn.Ops = append(txn.Ops, op)
 	}
-	if len(txn.Ops) > 0 {
-		if _, err := a.raft.Commit(ctx, txn); err != nil {
-			if ctx.Err() != nil {
-				return nil //nolint:nilerr // the term is over; the next one tries again
-			}
-			return fmt.Errorf("write the first objects: %w", err)
-		}
-		a.log.Info("cluster made", "node", a.cfg.Name, "addr", a.cfg.Advertise)
-		a.announce(ctx)
+	if len(txn.Ops) == 0 {
+		return false, nil
 	}
-	return os.Remove(a.seedFile())
+	if _, err := a.raft.Commit(ctx, txn); err != nil {
+		return false, fmt.Errorf("write the first objects: %w", err)
+	}
+	return true, nil
 }
 
 // announce tells the operator how other machines join.

@@ -27,7 +27,11 @@ const powerDir = "SKEIN_POWER_DIR"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(powerDir); dir != "" {
-		if err := powerWork(dir, os.NewFile(3, "promises")); err != nil {
+		work := powerWork
+		if os.Getenv(powerFrom) != "" {
+			work = recoverWork
+		}
+		if err := work(dir, os.NewFile(3, "promises")); err != nil {
 			panic(err)
 		}
 		os.Exit(0)
@@ -104,7 +108,7 @@ func powerCheck(dir, said string) error {
 	return nil
 }
 
-func powerLife(t *testing.T, cut int, skip func(string) bool) *power.Death {
+func powerLife(t *testing.T, cut int, skip func(string) bool, env ...string) *power.Death {
 	t.Helper()
 	program, err := os.Executable()
 	if err != nil {
@@ -112,7 +116,7 @@ func powerLife(t *testing.T, cut int, skip func(string) bool) *power.Death {
 	}
 	dir := t.TempDir()
 	death, err := power.Run(power.Life{
-		Args: []string{program}, Env: append(os.Environ(), powerDir+"="+dir), Root: dir, Cut: cut, Skip: skip,
+		Args: []string{program}, Env: append(append(os.Environ(), env...), powerDir+"="+dir), Root: dir, Cut: cut, Skip: skip,
 	})
 	if err != nil {
 		t.Fatalf("cut %d: %v", cut, err)
@@ -120,7 +124,7 @@ func powerLife(t *testing.T, cut int, skip func(string) bool) *power.Death {
 	return death
 }
 
-func powerLeft(t *testing.T, death *power.Death, seed int) (failed []error) {
+func powerLeft(t *testing.T, death *power.Death, seed int, check func(dir, said string) error) (failed []error) {
 	t.Helper()
 	chance := mathrand.New(mathrand.NewPCG(uint64(seed), 1)) //nolint:gosec // not a secret
 	torn := func(dir string) error { return death.Disk.Torn(dir, chance) }
@@ -128,7 +132,7 @@ func powerLeft(t *testing.T, death *power.Death, seed int) (failed []error) {
 		dir := filepath.Join(t.TempDir(), "left")
 		err := put(dir)
 		if err == nil {
-			err = powerCheck(dir, string(death.Said))
+			err = check(dir, string(death.Said))
 		}
 		if err != nil {
 			said := bytes.ReplaceAll(death.Said, []byte("\n"), []byte("; "))
@@ -142,7 +146,7 @@ func TestTheFilesOfAnAgentOutliveAPowerCutAtEverySync(t *testing.T) {
 	moments := 0
 	for cut := 1; ; cut++ {
 		death := powerLife(t, cut, nil)
-		for _, err := range powerLeft(t, death, cut) {
+		for _, err := range powerLeft(t, death, cut, powerCheck) {
 			t.Error(err)
 		}
 		if death.At == "" {
@@ -159,7 +163,7 @@ func TestTheFilesOfAnAgentOutliveAPowerCutAtEverySync(t *testing.T) {
 			return path == forgotten || forgotten == "epoch" && strings.HasPrefix(path, ".new-") ||
 				path != "identity" && filepath.Dir(path) != "." && forgotten == "key" || forgotten == "exit" && strings.Contains(path, forgotten)
 		})
-		if len(powerLeft(t, death, 1)) == 0 {
+		if len(powerLeft(t, death, 1, powerCheck)) == 0 {
 			t.Errorf("nobody notices that %s is not synced", forgotten)
 		}
 	}
