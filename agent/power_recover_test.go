@@ -115,8 +115,10 @@ func heldIn(dir string) (epoch uint64, err error) {
 	}
 	defer func() { err = errors.Join(err, stores.Close()) }()
 	for _, key := range []state.Key{
-		{Kind: object.KindAuthority, Name: object.AuthorityName}, {Kind: object.KindKeyring, Name: object.KeyringName},
-		{Kind: object.KindNamespace, Name: object.DefaultNamespace}, {Kind: object.KindNode, Name: "n1"},
+		{Kind: object.KindAuthority, Name: object.AuthorityName},
+		{Kind: object.KindKeyring, Name: object.KeyringName},
+		{Kind: object.KindNamespace, Name: object.DefaultNamespace},
+		{Kind: object.KindNode, Name: "n1"},
 	} {
 		if _, there := have.copy.Store.Get(key); !there {
 			return 0, fmt.Errorf("%s is not in its log of epoch %d", key, have.epoch.Generation)
