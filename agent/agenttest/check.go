@@ -82,10 +82,11 @@ func (c *Cluster) graceful(l *life, id container.ID, grace time.Duration) {
 	}
 	l.stopped[id] = true
 	l.mu.Unlock()
-	for _, p := range decoded[corev1.Pod](c.stores.best(), object.KindPod) {
+	store := c.stores.best()
+	for _, p := range decoded[corev1.Pod](store, object.KindPod) {
 		given := p.Status.Phase != corev1.PodFailed && p.Status.Phase != corev1.PodSucceeded // one that was given up has none
 		if s := p.DeletionGracePeriodSeconds; given && !again && string(p.UID) == id.Pod && s != nil && grace < time.Duration(*s-1)*time.Second {
-			c.fail("%s gives %s of pod %s %s to end, not %d s", l.machine.Name, id, p.Name, grace, *s)
+			c.fail("%s gives %s of pod %s %s to end, not %d s, as version %s of %d says", l.machine.Name, id, p.Name, grace, *s, p.ResourceVersion, store.Index())
 		}
 	}
 }
