@@ -338,6 +338,11 @@ func (a *Agent) watchPeers(ctx context.Context) error {
 			}
 		}
 		again.Reset(votersEvery)
+		select { // all of them are listed each time: not for each of many that come at once
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Duration(len(peers)) * peersEach):
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -346,6 +351,9 @@ func (a *Agent) watchPeers(ctx context.Context) error {
 		}
 	}
 }
+
+// peersEach is how much later the nodes are listed again for each that there is.
+const peersEach = 200 * time.Microsecond
 
 // votersEvery bounds how late a change of voters, of which no object tells, is
 // heard of and remembered for the next start. It costs a write only when they

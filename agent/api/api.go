@@ -191,11 +191,6 @@ func New(cfg Config) *Server {
 // with a better sentence.
 const maxMessage = 8 << 20
 
-// minCompressed is the size in bytes from which messages to nodes are
-// compressed: the same small change goes to each of a thousand nodes, and to
-// compress it costs more than all else.
-const minCompressed = 64 << 10
-
 // People handles the port that people reach: a bearer token says who they are.
 func (s *Server) People() http.Handler {
 	return s.people(s.bearer)
@@ -233,7 +228,8 @@ func (s *Server) Node() http.Handler {
 	mux := http.NewServeMux()
 	server := connect.NewServer(s.translated)
 	skeinv1connect.RegisterPeerServiceHandler(server, &peer{Server: s})
-	connecthttp.Mount(mux, server, connecthttp.WithReadMaxBytes(maxMessage), connecthttp.WithCompressMinBytes(minCompressed))
+	connecthttp.Mount(mux, server, connecthttp.WithReadMaxBytes(maxMessage),
+		connecthttp.WithCompressors()) // the same goes to each of a thousand nodes, and to compress it costs more than all else
 
 	forwarded := http.NewServeMux()
 	people := connect.NewServer(s.translated)
