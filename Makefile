@@ -192,7 +192,7 @@ sim-bugs: ## plant bugs one by one, and see after how many simulations each is f
 .PHONY: bench
 bench: root build ## what skein does on this machine, a line a figure (RUN=regexp of chapters, N=runs, MACHINES=simulated agents)
 	$(GO) build -buildvcs=false -o bin/bench ./agent/agenttest/bench
-	bin/bench -n $(or $(N),20) -run '$(RUN)' -machines $(or $(MACHINES),400)
+	bin/bench -n $(or $(N),20) -run '$(RUN)' -machines $(or $(MACHINES),1000)
 
 .PHONY: bench-packages
 bench-packages: root deps payload ## the benchmarks of every package

@@ -104,14 +104,17 @@ func (g *Gossip) perform(h *hands) {
 		case actBeat:
 			g.sendBeat(h, a, i)
 		case actAsk:
-			if !g.cfg.Mute {
+			if g.cfg.Simulated == nil {
 				g.ask(a.name)
 			}
 		case actSay:
-			if !g.cfg.Mute {
+			if g.cfg.Simulated == nil {
 				g.say(a)
 			}
 		case actMeet:
+			if g.cfg.Simulated != nil {
+				continue // its members are few: no view of its own differs
+			}
 			g.mu.Lock()
 			g.meet = a.name
 			g.mu.Unlock()
@@ -138,6 +141,10 @@ func (g *Gossip) sendBeat(h *hands, a action, i int) {
 func (g *Gossip) target(name string) (addr netip.AddrPort, view uint64, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if s := g.cfg.Simulated; s != nil {
+		addr, ok = s.Addr(name)
+		return addr, g.ring.Hash(), ok
+	}
 	m := g.members[name]
 	if m == nil {
 		return netip.AddrPort{}, 0, false
@@ -204,6 +211,11 @@ func (g *Gossip) remakeRing(h *hands, must bool) bool {
 		return false
 	}
 	g.dirty = false
+	if s := g.cfg.Simulated; s != nil {
+		g.mu.Unlock()
+		g.turn(h, s.Ring())
+		return true
+	}
 	names := make([]string, 0, len(g.members))
 	for name := range g.members {
 		names = append(names, name)
@@ -230,21 +242,24 @@ func (g *Gossip) remakeRing(h *hands, must bool) bool {
 		}
 		on = append(on, name)
 	}
+	if len(unknown) > 0 {
+		g.notify()
+	}
 	g.mu.Unlock()
+	g.turn(h, NewRing(on, g.cfg.Domain))
+	return true
+}
 
-	ring := NewRing(on, g.cfg.Domain)
+// turn has the node take its place on a ring.
+func (g *Gossip) turn(h *hands, ring *Ring) {
 	g.mu.Lock()
 	same := ring.Hash() == g.ring.Hash() && ring.Len() == g.ring.Len()
 	if !same {
 		g.ring = ring
-	}
-	if len(unknown) > 0 {
-		g.notify()
 	}
 	g.mu.Unlock()
 	if !same {
 		g.seal.forget(ring.Has)
 		g.step(h, event{kind: evView, ring: ring})
 	}
-	return true
 }

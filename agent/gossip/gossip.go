@@ -63,9 +63,9 @@ type Config struct {
 	// observes, again every second while it does, and when it has them again.
 	Report func(Report)
 
-	// Mute makes this node keep to itself whom it misses. It is for machines that
-	// are simulated, many on one processor that they overload.
-	Mute bool
+	// Simulated is for machines of which there are many on one processor; nil: not
+	// one of those.
+	Simulated *Simulated
 
 	// Sign signs a claim of this node, in at most 256 bytes; Verify checks one
 	// of another. Optional, both or none: without them, claims in gossip are
@@ -74,6 +74,16 @@ type Config struct {
 	Verify func(name string, message, signature []byte) bool
 
 	Logger *slog.Logger
+}
+
+// Simulated is what simulated machines would all work out alike, handed in. Each
+// beats and answers as any node does, and exchanges the membership with real nodes
+// alone: those hear of it what they would, and it passes on no news and keeps to
+// itself whom it misses.
+type Simulated struct {
+	Ring func() *Ring                             // of all nodes; see Refresh
+	Addr func(name string) (netip.AddrPort, bool) // of any node
+	Real func(name string) bool                   // whether a node is no simulated one
 }
 
 // A Peer is a node and where it was last.

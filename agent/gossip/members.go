@@ -235,6 +235,9 @@ func (e events) NotifyAlive(n *memberlist.Node) error {
 		return errNonsense
 	}
 	g := e.g
+	if s := g.cfg.Simulated; s != nil && n.Name != g.cfg.Name && !s.Real(n.Name) {
+		return errUnknown
+	}
 	if n.Name == g.cfg.Name || g.cfg.Known(n.Name) {
 		return nil
 	}

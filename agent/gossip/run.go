@@ -47,6 +47,11 @@ func (g *Gossip) settings(t *transport) *memberlist.Config {
 	c.EnableCompression = false
 	c.UDPBufferSize = 1400
 	c.DNSConfigPath = "" // addresses only
+	if g.cfg.Simulated != nil {
+		// It knows but the few real nodes, and would ask each of them as often as
+		// it would ask all the others together.
+		c.ProbeInterval, c.PushPullInterval = 0, 0
+	}
 	e := events{g}
 	c.Delegate, c.Events, c.Alive, c.Conflict = e, e, e, e
 	return c

@@ -47,7 +47,7 @@ func run(ctx context.Context) error {
 	only := flag.String("run", "", "regular expression of the chapters to run; empty: all")
 	runs := flag.Int("n", 20, "runs of figures that are measured by whole clusters, at least 1")
 	port := flag.Int("port", 7395, "on which the lab's API is reached on this machine")
-	machines := flag.Int("machines", 400, "simulated agents, 1 to 60000; a thousand want more than two processors for themselves")
+	machines := flag.Int("machines", 1000, "simulated agents, 1 to 60000")
 	flag.Parse()
 	want, err := regexp.Compile(*only)
 	if err != nil {

@@ -83,7 +83,7 @@ func (m *machine) follow(ctx context.Context) error {
 func (m *machine) listen(ctx context.Context, leader string, told func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	req := &skeinv1.FollowRequest{Selectors: []*skeinv1.Selector{
+	req := &skeinv1.FollowRequest{Since: m.index, Epoch: m.lineage, Selectors: []*skeinv1.Selector{
 		{Kind: object.KindNode},
 		{Kind: object.KindImage},
 		{Kind: object.KindKeyring},
@@ -106,6 +106,7 @@ func (m *machine) listen(ctx context.Context, leader string, told func()) {
 			m.gone(state.KeyOf(k))
 		}
 		if !msg.GetMore() {
+			m.index, m.lineage = msg.GetIndex(), msg.GetEpoch()
 			told()
 		}
 	}

@@ -8,9 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -36,6 +38,9 @@ type machine struct {
 	http   *http.Client
 	leader string
 	mine   pods
+
+	index   uint64 // all up to here was told
+	lineage string // of that index
 }
 
 // dialFrom connects from the machine's own address.
@@ -58,7 +63,7 @@ func (m *machine) enter(ctx context.Context) error {
 		seed := m.seeds[try%len(m.seeds)]
 		res, err := self.Join(ctx, seed, m.token)
 		if err != nil {
-			if try-m.turn > 20 {
+			if try-m.turn > 200 { // 20 s: leadership may move meanwhile
 				return fmt.Errorf("join by %s: %w", seed, err)
 			}
 			if !sleep(ctx, 100*time.Millisecond) {
@@ -124,7 +129,10 @@ func (m *machine) run(ctx context.Context) error {
 	group.Go(func() error { return mux.Run(ctx) })
 	group.Go(func() error { return g.Run(ctx) })
 	group.Go(func() error {
-		_, _ = g.Join(ctx, m.seeds[m.turn%len(m.seeds):][:1]) // whoever it is told of it finds
+		if _, err := g.Join(ctx, m.seeds[m.turn%len(m.seeds):][:1]); err != nil {
+			return nil //nolint:nilerr // it has ended
+		}
+		m.enters(m.name, g)
 		return nil
 	})
 	group.Go(func() error { return m.follow(ctx) })
@@ -147,15 +155,57 @@ func (m *machine) gossip(mux *identity.Mux, packets net.PacketConn, log *slog.Lo
 			d := net.Dialer{LocalAddr: net.UDPAddrFromAddrPort(netip.AddrPortFrom(m.addr.Addr(), 0))}
 			return d.DialContext(ctx, "udp", addr.String())
 		},
-		Keys:   m.id.GossipKeys(),
-		Meta:   func() gossip.Meta { return gossip.Meta{Format: 1, Epoch: 1, Load: load} },
-		Known:  m.knows,
-		Report: func(gossip.Report) {},
-		Mute:   true,
-		Sign:   m.id.Claim,
-		Verify: func(string, []byte, []byte) bool { return true },
-		Logger: log,
+		Keys:      m.id.GossipKeys(),
+		Meta:      func() gossip.Meta { return gossip.Meta{Format: 1, Epoch: 1, Load: load} },
+		Known:     m.knows,
+		Report:    func(gossip.Report) {},
+		Simulated: &gossip.Simulated{Ring: m.ring.Load, Addr: m.where, Real: m.isReal},
+		Sign:      m.id.Claim,
+		Verify:    func(string, []byte, []byte) bool { return true },
+		Logger:    log,
 	})
+}
+
+// isReal tells whether a node is none of the swarm.
+func (s *swarm) isReal(name string) bool {
+	addr, ok := s.where(name)
+	return ok && slices.Contains(s.seeds, addr.String())
+}
+
+// enters puts a machine on the ring, which real nodes have heard of now.
+func (s *swarm) enters(name string, g *gossip.Gossip) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.on[name] = g
+	s.turned = true
+}
+
+// ringEvery is how late the machines may learn that the ring has changed, which in
+// a real cluster travels by gossip.
+const ringEvery = 200 * time.Millisecond
+
+// runRing makes the ring for all machines, once.
+func (s *swarm) runRing(ctx context.Context) {
+	for sleep(ctx, ringEvery) {
+		s.mu.Lock()
+		if !s.turned {
+			s.mu.Unlock()
+			continue
+		}
+		s.turned = false
+		var names []string
+		for name, addr := range s.known {
+			if s.on[name] != nil || slices.Contains(s.seeds, addr.String()) {
+				names = append(names, name)
+			}
+		}
+		all := slices.Collect(maps.Values(s.on))
+		s.mu.Unlock()
+		s.ring.Store(gossip.NewRing(names, nil))
+		for _, g := range all {
+			g.Refresh()
+		}
+	}
 }
 
 // at names the node that is known to have an address.

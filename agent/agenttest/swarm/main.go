@@ -21,8 +21,11 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/skein-dev/skein/agent/gossip"
 )
 
 func main() {
@@ -49,7 +52,7 @@ func run(ctx context.Context) error {
 		return fmt.Errorf("%d machines: it must be 1 to 60000", *nodes)
 	}
 	s := &swarm{
-		seeds: strings.Split(*join, ","), token: *token, known: map[string]netip.AddrPort{},
+		seeds: strings.Split(*join, ","), token: *token, known: map[string]netip.AddrPort{}, on: map[string]*gossip.Gossip{},
 		log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
 	return s.run(ctx, first.Next(), *nodes)
@@ -64,7 +67,11 @@ type swarm struct {
 
 	mu    sync.Mutex
 	known map[string]netip.AddrPort // nodes of the cluster
+	on    map[string]*gossip.Gossip // machines on the ring
 	count counts
+	// turned: the ring is another.
+	turned bool
+	ring   atomic.Pointer[gossip.Ring]
 }
 
 // counts is how far the swarm is.
@@ -89,7 +96,9 @@ const atOnce = 32
 func (s *swarm) run(ctx context.Context, addr netip.Addr, n int) error {
 	var machines sync.WaitGroup
 	defer machines.Wait()
+	s.ring.Store(gossip.NewRing(nil, nil))
 	machines.Go(func() { s.tell(ctx) })
+	machines.Go(func() { s.runRing(ctx) })
 	joining, enough := signal.NotifyContext(ctx, syscall.SIGUSR1)
 	defer enough()
 	slots := make(chan struct{}, atOnce)
