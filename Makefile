@@ -181,6 +181,10 @@ RUNS ?= $(if $(filter-out 0,$(SEED)),10,150)
 sim: ## whole clusters in virtual time: SEED=n repeats one, RUNS=n says how many
 	$(SIM) -seed $(SEED) -from $(FROM) -runs $(RUNS)
 
+.PHONY: sim-raft
+sim-raft: ## raft alone in virtual time, on modelled disks and a modelled network: RUNS=n says how many
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 0 ./consensus -v -run '^TestAgreementUnderFaults$$' -sim.seeds=$(RUNS)
+
 .PHONY: soak
 soak: ## simulate until told to stop, or until something fails
 	@from=$$(date +%s); while $(SIM) -from $$from -runs 50 | tail -3; do from=$$((from + 50)); done
