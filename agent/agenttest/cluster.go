@@ -300,7 +300,10 @@ type witness struct{ cluster *Cluster }
 func (w *witness) best() *state.Store {
 	var best *state.Store
 	for _, m := range w.cluster.machines {
-		for _, l := range m.past {
+		w.cluster.mu.Lock()
+		past := m.past // it only grows
+		w.cluster.mu.Unlock()
+		for _, l := range past {
 			if a := l.current(); a != nil {
 				if s := a.Consensus().Store(); best == nil || s.Index() > best.Index() {
 					best = s

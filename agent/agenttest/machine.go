@@ -52,7 +52,7 @@ type Machine struct {
 	power  bool
 	paused bool
 	run    *life   // of the present agent, nil: none runs
-	past   []*life // every one there ever was
+	past   []*life // every one there ever was; changed with the cluster's mu held
 }
 
 // A life is one agent from its start to its end. Once it is dead nothing it does
@@ -114,7 +114,9 @@ func (l *life) bury() {
 func (m *Machine) start(first bool, join []string, token string) {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &life{machine: m, cancel: cancel, ended: make(chan struct{})}
+	m.cluster.mu.Lock()
 	m.run, m.past = l, append(m.past, l)
+	m.cluster.mu.Unlock()
 	m.starts++
 	log := slog.New(m.cluster.trace.handler(m.Name))
 	cfg := agent.Config{
