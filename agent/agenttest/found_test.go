@@ -190,7 +190,11 @@ func TestAMemberThatWasAwayTakesALeaderThatItDoesNotKnow(t *testing.T) {
 			if c.leader() != fresh {
 				return fresh.Name + " does not lead"
 			}
-			if got := away.run.current().Consensus().Leader(); got != fresh.Name {
+			a := away.run.current()
+			if a == nil {
+				return away.Name + " is not up"
+			}
+			if got := a.Consensus().Leader(); got != fresh.Name {
 				return fmt.Sprintf("%s takes %q for the leader", away.Name, got)
 			}
 			return ""
