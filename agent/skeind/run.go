@@ -100,7 +100,7 @@ func run(c *cli.Context) error {
 	prefer(cfg.Logger)
 	argv := append([]string{"skeeper", cfg.KeeperDir, "--", self, agentVerb}, os.Args[2:]...)
 	path := "/proc/self/fd/" + strconv.Itoa(int(file.Fd()))
-	return fmt.Errorf("start the keeper: %w", unix.Exec(path, argv, os.Environ()))
+	return fmt.Errorf("start the keeper: %w", unix.Exec(path, argv, keeper.Environ()))
 }
 
 // The keeper and the agent hold a machine's Pods together, and are judged by how

@@ -171,3 +171,8 @@ func WriteSynced(path string, data []byte) (err error) {
 	}
 	return errors.Join(dir.Sync(), dir.Close())
 }
+
+// Environ is what to start a keeper with: one that panics, or that a watchdog
+// aborts, ends by the signal then. Go's own exit code for that is the one of a
+// wrong command line, after which a service manager does not start it again.
+func Environ() []string { return append(os.Environ(), "GOTRACEBACK=crash") }

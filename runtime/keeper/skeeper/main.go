@@ -18,20 +18,14 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"syscall"
 
 	"github.com/skein-dev/skein/runtime/keeper"
 )
 
 // The agent is told when the thread that started it ends, so all is started,
-// and executed in place, from the main thread. A keeper that panics, or that a
-// watchdog aborts, ends by the signal: Go's own exit code for it is that of a wrong
-// command line, after which a service manager does not start it again.
-func init() {
-	runtime.LockOSThread()
-	debug.SetTraceback("crash")
-}
+// and executed in place, from the main thread.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	if len(os.Args) < 4 || os.Args[2] != "--" {

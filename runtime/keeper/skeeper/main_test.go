@@ -109,7 +109,7 @@ func newStage(t *testing.T, role string) *stage {
 func (s *stage) start() {
 	s.t.Helper()
 	s.cmd = exec.Command(binary, string(s.dir), "--", os.Args[0])
-	s.cmd.Env = append(os.Environ(), "SKEEPER_TEST_ROLE="+s.role, "SKEEPER_TEST_DIR="+string(s.dir))
+	s.cmd.Env = append(keeper.Environ(), "SKEEPER_TEST_ROLE="+s.role, "SKEEPER_TEST_DIR="+string(s.dir))
 	s.cmd.Stderr = os.Stderr
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)
