@@ -31,16 +31,15 @@ func newCompass() *compass {
 }
 
 // turns returns a channel that is closed when the leader may be another, by this
-// compass or by raft's own.
+// compass or by raft's own. Take it before asking.
 func (c *compass) turns() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.turned
 }
 
+// turn is called with mu held.
 func (c *compass) turn() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	close(c.turned)
 	c.turned = make(chan struct{})
 }
@@ -51,6 +50,7 @@ func (c *compass) elected(leader string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.outcast = c.outcast && leader == ""
+	c.turn()
 }
 
 func (c *compass) shunned() bool {
@@ -74,8 +74,12 @@ func (c *compass) heard(self, leader string, voters map[string]netip.AddrPort) s
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if leader != "" { // else who says so knows no better
+		was := c.outcast
 		_, votes := voters[self]
 		c.outcast = !votes
+		if c.outcast != was {
+			c.turn()
+		}
 	}
 	return leader
 }
@@ -122,6 +126,7 @@ func (c *compass) told(leader string, voters map[string]netip.AddrPort) {
 		c.leader = leader
 		close(c.changed)
 		c.changed = make(chan struct{})
+		c.turn()
 	}
 	if len(voters) > 0 {
 		c.voters = voters
@@ -349,7 +354,6 @@ func (a *Agent) watchLeader(ctx context.Context) error {
 			elected = now
 			a.compass.elected(now)
 		}
-		a.compass.turn()
 		if now := a.leader(); now != last {
 			a.log.Info("leader changed", "node", now, "before", last)
 			last = now

@@ -25,7 +25,13 @@ func TestAVoterPutOutOfRaftWhileItWasAwayBelievesTheVoters(t *testing.T) {
 			t.Errorf("told that %q leads %v: out of raft = %t, want %t", tt.leader, tt.voters, got, tt.want)
 		}
 	}
+	turned := c.turns()
 	c.heard("n1", "n2", map[string]netip.AddrPort{"n2": addr})
+	select {
+	case <-turned:
+	default:
+		t.Error("who follows a node is not told that it is out of raft")
+	}
 	if c.elected("n2"); c.shunned() {
 		t.Error("raft itself hears the leader, and the node believes that it is out of it")
 	}
