@@ -21,6 +21,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -172,7 +173,13 @@ func WriteSynced(path string, data []byte) (err error) {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
+// TracebackEnv tells Go how to end a program that panics or is aborted.
+const TracebackEnv = "GOTRACEBACK"
+
 // Environ is what to start a keeper with: one that panics, or that a watchdog
 // aborts, ends by the signal then. Go's own exit code for that is the one of a
 // wrong command line, after which a service manager does not start it again.
-func Environ() []string { return append(os.Environ(), "GOTRACEBACK=crash") }
+func Environ() []string {
+	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, TracebackEnv+"=") })
+	return append(env, TracebackEnv+"=crash")
+}

@@ -125,12 +125,13 @@ func (s *supervisor) end() {
 }
 
 // agentEnv is the environment of the agent: its heartbeat is descriptor 3, and
-// what the service manager told was told to the keeper alone.
+// what the service manager told was told to the keeper alone. Nor does it leave a
+// core when it panics, as the keeper may: its memory holds keys.
 func agentEnv() []string {
 	env := []string{keeper.BeatEnv + "=3"}
 	for _, v := range os.Environ() {
 		switch name, _, _ := strings.Cut(v, "="); name {
-		case notifySocket, "WATCHDOG_PID", "WATCHDOG_USEC", keeper.BeatEnv:
+		case notifySocket, "WATCHDOG_PID", "WATCHDOG_USEC", keeper.BeatEnv, keeper.TracebackEnv:
 		default:
 			env = append(env, v)
 		}

@@ -225,6 +225,7 @@ func TestTermStopsAgentThenKeeper(t *testing.T) {
 }
 
 func TestAnAbortedKeeperEndsByTheSignal(t *testing.T) {
+	t.Setenv(keeper.TracebackEnv, "single") // of an operator: Go takes the first that there is
 	s := newStage(t, "agent")
 	s.start()
 	agent := s.hear("agent")

@@ -260,7 +260,7 @@ func dismiss(p keeper.Process) error {
 // agent by agent.state. When that fails this one goes on.
 func (s *supervisor) reload() {
 	argv, path := os.Args, "/proc/self/exe"
-	env := os.Environ()
+	env := keeper.Environ()
 	if again, err := s.dir.ReloadArgs(); err == nil {
 		argv, path = again, again[0]
 		env = append(env, reloaded+"=1")
