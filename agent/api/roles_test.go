@@ -1,0 +1,140 @@
+package api
+
+import (
+	"errors"
+	"testing"
+
+	"connectrpc.com/connect/v2"
+
+	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
+	"github.com/skein-dev/skein/proto/skein/v1/skeinv1connect"
+)
+
+func TestRolesAllowWhatTheySay(t *testing.T) {
+	w := newWorld(t)
+	if _, err := w.apply(webManifest); err != nil {
+		t.Fatal(err)
+	}
+	web := &skeinv1.ObjectRef{Kind: "deploy", Name: "web"}
+	none := "nothing has this name" // who may, hears this and no refusal
+	calls := map[string]struct {
+		role Role
+		fail bool
+		call func(c callerOf) error
+	}{
+		"Version": {role: RoleNone, call: func(c callerOf) error { return errOf(c.Version(t.Context(), &skeinv1.VersionRequest{})) }},
+		"Get":     {role: RoleView, call: func(c callerOf) error { return errOf(c.Get(t.Context(), &skeinv1.GetRequest{Kind: "pods"})) }},
+		"Status":  {role: RoleView, call: func(c callerOf) error { return errOf(c.Status(t.Context(), &skeinv1.StatusRequest{})) }},
+		"Describe": {role: RoleView, call: func(c callerOf) error {
+			return errOf(c.Describe(t.Context(), &skeinv1.DescribeRequest{Object: web}))
+		}},
+		"Watch": {role: RoleView, call: func(c callerOf) error {
+			return first(c.Watch(t.Context(), &skeinv1.GetRequest{Kind: "pods"}))
+		}},
+		"Await": {role: RoleView, fail: true, call: func(c callerOf) error {
+			return first(c.Await(t.Context(), &skeinv1.AwaitRequest{Object: &skeinv1.ObjectRef{Kind: "deploy", Name: none}}))
+		}},
+		"Logs": {role: RoleView, fail: true, call: func(c callerOf) error {
+			return first(c.Logs(t.Context(), &skeinv1.LogsRequest{Objects: []*skeinv1.ObjectRef{{Kind: "pod", Name: none}}}))
+		}},
+		"Apply": {role: RoleEdit, call: func(c callerOf) error {
+			return errOf(c.Apply(t.Context(), &skeinv1.ApplyRequest{Manifest: []byte(webManifest), DryRun: true}))
+		}},
+		"Patch": {role: RoleEdit, call: func(c callerOf) error {
+			return errOf(c.Patch(t.Context(), &skeinv1.PatchRequest{Object: web, MergePatch: []byte(`{"spec":{"replicas":2}}`)}))
+		}},
+		"Patch of a node": {role: RoleAdmin, call: func(c callerOf) error {
+			return errOf(c.Patch(t.Context(), &skeinv1.PatchRequest{Object: &skeinv1.ObjectRef{Kind: "node", Name: "n1"}, MergePatch: []byte(`{"spec":{"unschedulable":true}}`)}))
+		}},
+		"Delete": {role: RoleEdit, fail: true, call: func(c callerOf) error {
+			return errOf(c.Delete(t.Context(), &skeinv1.DeleteRequest{Objects: []*skeinv1.ObjectRef{{Kind: "pod", Name: none}}}))
+		}},
+		"Exec": {role: RoleEdit, fail: true, call: func(c callerOf) error {
+			stream, err := c.Exec(t.Context())
+			if err == nil {
+				_ = stream.Send(&skeinv1.ExecRequest{Message: &skeinv1.ExecRequest_Start{Start: &skeinv1.ExecStart{
+					Pod: &skeinv1.ObjectRef{Kind: "pod", Name: none}, Command: []string{"id"},
+				}}}) // the answer tells
+				_ = stream.CloseSend()
+			}
+			return first(stream, err)
+		}},
+		"ImportImage": {role: RoleEdit, fail: true, call: func(c callerOf) error {
+			stream, err := c.ImportImage(t.Context())
+			if err != nil {
+				return err
+			}
+			return errOf(stream.CloseAndReceive())
+		}},
+		"Drain": {role: RoleAdmin, fail: true, call: func(c callerOf) error {
+			return first(c.Drain(t.Context(), &skeinv1.DrainRequest{Node: none}))
+		}},
+		"RemoveNode": {role: RoleAdmin, fail: true, call: func(c callerOf) error {
+			return errOf(c.RemoveNode(t.Context(), &skeinv1.RemoveNodeRequest{Node: none}))
+		}},
+		"CreateToken": {role: RoleAdmin, call: func(c callerOf) error {
+			return errOf(c.CreateToken(t.Context(), &skeinv1.CreateTokenRequest{}))
+		}},
+		"ListTokens": {role: RoleAdmin, call: func(c callerOf) error { return errOf(c.ListTokens(t.Context(), &skeinv1.ListTokensRequest{})) }},
+		"RevokeToken": {role: RoleAdmin, fail: true, call: func(c callerOf) error {
+			return errOf(c.RevokeToken(t.Context(), &skeinv1.RevokeTokenRequest{Id: none}))
+		}},
+		"SaveSnapshot": {role: RoleAdmin, call: func(c callerOf) error {
+			return first(c.SaveSnapshot(t.Context(), &skeinv1.SaveSnapshotRequest{}))
+		}},
+		"RestoreSnapshot": {role: RoleAdmin, fail: true, call: func(c callerOf) error {
+			stream, err := c.RestoreSnapshot(t.Context())
+			if err != nil {
+				return err
+			}
+			return errOf(stream.CloseAndReceive())
+		}},
+	}
+	methods := skeinv1.File_skein_v1_cluster_proto.Services().Get(0).Methods()
+	for i := range methods.Len() {
+		if _, tried := calls[string(methods.Get(i).Name())]; !tried {
+			t.Errorf("%s is tried by nobody", methods.Get(i).Name())
+		}
+	}
+	for _, role := range []Role{RoleNone, RoleView, RoleEdit, RoleAdmin} {
+		token := ""
+		if role > RoleNone {
+			made, err := w.root.CreateToken(t.Context(), &skeinv1.CreateTokenRequest{Role: role.String()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			token = made.GetToken()
+		}
+		client := w.client(w.server.People(), token)
+		for name, c := range calls {
+			err := c.call(client)
+			code := connect.CodeOf(err)
+			switch {
+			case role == RoleNone && code != connect.CodeUnauthenticated:
+				t.Errorf("%s of nobody: %v, want unauthenticated", name, err)
+			case role == RoleNone:
+			case role < c.role:
+				refused(t, err, connect.CodePermissionDenied, exitDenied)
+			case c.fail && (err == nil || code == connect.CodePermissionDenied || code == connect.CodeUnauthenticated),
+				!c.fail && err != nil:
+				t.Errorf("%s as %s: %v", name, role, err)
+			}
+		}
+	}
+}
+
+func errOf(_ any, err error) error { return err }
+
+// first is the error of the first message of a stream.
+func first[M any, S interface {
+	Receive() (M, error)
+	Close() error
+}](stream S, err error) error {
+	if err != nil {
+		return err
+	}
+	_, err = stream.Receive()
+	return errors.Join(err, stream.Close())
+}
+
+type callerOf = skeinv1connect.ClusterServiceClient
