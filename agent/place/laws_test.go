@@ -185,7 +185,9 @@ func TestSpreadDiffersByOneAtMostAmongEquals(t *testing.T) {
 		each := rapid.IntRange(1, 4).Draw(t, "nodes in a zone")
 		v := NewView()
 		for i := range zones * each {
-			v.PutNode(machine(fmt.Sprintf("n%d", i), in(fmt.Sprintf("z%d", i%zones))))
+			n := machine(fmt.Sprintf("n%d", i), in(fmt.Sprintf("z%d", i%zones)))
+			n.Pods = 60 * 4 // room for all that there may be
+			v.PutNode(n)
 		}
 		count := rapid.IntRange(1, 60).Draw(t, "replicas")
 		rounds := rapid.IntRange(1, 4).Draw(t, "rounds")
