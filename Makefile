@@ -210,8 +210,18 @@ demo: root build ## a cluster, a Deployment, two machines that lose power; leave
 lab: root build ## leave a cluster of three up on this machine, and say what to try
 	bin/skeind lab up
 
+# Images of well-known programs, made of Debian's packages, and a real registry
+# to hold them.
+IMAGES := $(CACHE)/images
+IMAGE_PACKAGES := mmdebstrap docker-registry
+
+.PHONY: images
+images: root deps ## images of nginx, redis, postgres, apache and python from Debian's packages, for lab-test
+	@$(MAKE) --no-print-directory deps PACKAGES='$(IMAGE_PACKAGES)'
+	bash agent/lab/images/build.sh $(IMAGES)
+
 .PHONY: lab-test
-lab-test: root build ## real agents in namespaces: join, deploy, cut the power, watch it heal
+lab-test: root build images ## real agents in namespaces: join, deploy, cut the power, watch it heal
 	$(GO) test -count=1 -timeout 15m -tags lab ./agent/lab/...
 
 # A Debian of packages alone, booted under software emulation. What it takes to
