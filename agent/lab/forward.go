@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 )
 
@@ -129,7 +131,7 @@ func (l *Lab) endForward(ctx context.Context) error {
 
 // Forward listens on the machine's loopback until ctx ends and passes every
 // connection on to the agent of some node, byte by byte: TLS is between the
-// client and the agent.
+// client and the agent. It also serves the way out of the lab.
 func Forward(ctx context.Context, name string, port int, logger *slog.Logger) error {
 	l, err := Look(name)
 	if err != nil {
@@ -150,10 +152,23 @@ func Forward(ctx context.Context, name string, port int, logger *slog.Logger) er
 	if err != nil {
 		return err
 	}
+	way, err := listenEgress(l.egress())
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	e := &exit{log: logger, slots: semaphore.NewWeighted(egressConns)}
+	group.Go(func() error { return e.serve(ctx, way) })
+	p := &pass{name: name, log: logger}
+	group.Go(func() error { return p.serve(ctx, ln) })
+	return group.Wait()
+}
+
+// serve passes every connection on until ctx ends.
+func (p *pass) serve(ctx context.Context, ln net.Listener) error {
 	defer context.AfterFunc(ctx, func() { _ = ln.Close() })()
 	var conns sync.WaitGroup
 	defer conns.Wait()
-	p := &pass{name: name, log: logger}
 	for {
 		c, err := ln.Accept()
 		switch {
@@ -162,7 +177,7 @@ func Forward(ctx context.Context, name string, port int, logger *slog.Logger) er
 		case errors.Is(err, net.ErrClosed):
 			return err
 		case err != nil: // out of descriptors, or a client that is gone already
-			logger.Warn("cannot accept", "err", err)
+			p.log.Warn("cannot accept", "err", err)
 			pause(ctx, pollEvery)
 			continue
 		}
