@@ -2,9 +2,11 @@ package lab
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -117,6 +119,15 @@ type buffered struct {
 
 func (b buffered) Read(p []byte) (int, error) { return b.from.Read(p) }
 
+// CloseWrite tells the other side that no more will come.
+func (b buffered) CloseWrite() error {
+	half, ok := b.Conn.(interface{ CloseWrite() error })
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return half.CloseWrite()
+}
+
 func (e *exit) dial(ctx context.Context, req *http.Request) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(req.RequestURI)
 	if req.Method != http.MethodConnect || err != nil {
@@ -160,4 +171,36 @@ func outward(ctx context.Context, host string) ([]netip.Addr, error) {
 		return nil, fmt.Errorf("%s has no address that may be dialled: %v", host, all)
 	}
 	return out, nil
+}
+
+// Egress returns how to dial through the way out of a lab, whose socket is given.
+// An error has the other end's words.
+func Egress(socket string) func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return func(ctx context.Context, _, addr string) (_ net.Conn, err error) {
+		c, err := new(net.Dialer).DialContext(ctx, "unix", socket)
+		if err != nil {
+			return nil, fmt.Errorf("reach the way out of the lab: %w", err)
+		}
+		defer func() {
+			if err != nil {
+				_ = c.Close()
+			}
+		}()
+		undo := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+		defer undo()
+		if _, err := fmt.Fprintf(c, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", addr, addr); err != nil {
+			return nil, err
+		}
+		from := bufio.NewReaderSize(c, 4<<10)
+		res, err := http.ReadResponse(from, &http.Request{Method: http.MethodConnect})
+		if err != nil {
+			return nil, fmt.Errorf("dial %s: %w", addr, err)
+		}
+		defer res.Body.Close() // of an answer to CONNECT: empty, and not the stream
+		if res.StatusCode != http.StatusOK {
+			why, _ := io.ReadAll(io.LimitReader(res.Body, 1<<10))
+			return nil, fmt.Errorf("dial %s: %s", addr, bytes.TrimSpace(why))
+		}
+		return buffered{c, from}, nil
+	}
 }

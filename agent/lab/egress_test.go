@@ -92,3 +92,29 @@ func TestEgressRefuses(t *testing.T) {
 		t.Errorf("a name that points to loopback was resolved: %v", got)
 	}
 }
+
+func TestDialThroughEgress(t *testing.T) {
+	dial := Egress(out(t))
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) }))
+	defer s.Close()
+	c := s.Client()
+	c.Transport.(*http.Transport).DialContext = dial
+	for range 3 {
+		res, err := c.Post(s.URL, "text/plain", strings.NewReader("there and back"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		if string(got) != "there and back" || err != nil {
+			t.Errorf("got %q, %v", got, err)
+		}
+	}
+	c.CloseIdleConnections()
+	if _, err := dial(t.Context(), "tcp", "169.254.169.254:80"); err == nil || !strings.Contains(err.Error(), "may be dialled") {
+		t.Errorf("got %v, want the reason", err)
+	}
+	if _, err := Egress(filepath.Join(t.TempDir(), "none"))(t.Context(), "tcp", "127.0.0.1:1"); err == nil {
+		t.Error("dialled by a socket that is not there")
+	}
+}
