@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -34,6 +36,12 @@ type Config struct {
 	SnapshotDir   string        // where to keep snapshots of the cluster, while this node votes; empty: nowhere
 	SnapshotEvery time.Duration // 0: 1 h
 	SnapshotKeep  int           // 0: 24
+
+	RegistryConfig string // a folder as registry.Options.ConfigDir has it
+	RegistryKeys   string // a config.json of docker's
+	// RegistryDial reaches registries in the place of this machine's network; nil:
+	// that network.
+	RegistryDial func(ctx context.Context, network, addr string) (net.Conn, error)
 
 	CgroupParent string // of all containers, below each controller's mount
 	PodLimit     int64  // how many Pods may run here

@@ -25,13 +25,14 @@ import (
 type images struct {
 	agent *Agent
 	store ImageStore
+	open  OpenRepository
 
 	mu      sync.Mutex
 	changed chan struct{}
 }
 
 func newImages(a *Agent, store ImageStore) *images {
-	return &images{agent: a, store: store, changed: make(chan struct{})}
+	return &images{agent: a, store: store, open: a.cfg.World.Registry(a.cfg), changed: make(chan struct{})}
 }
 
 // Changed is closed when Present would answer differently.
@@ -60,8 +61,7 @@ func (i *images) Ensure(ctx context.Context, reference string, policy corev1.Pul
 		if desc, err := i.store.Resolve(ctx, ref); err == nil {
 			return desc.Digest, nil
 		}
-		return "", &node.PullError{Reason: "ErrImagePull", Err: fmt.Errorf(
-			"no machine of this cluster has image %s, and skein cannot pull from registries yet: bring it with \"skein image import FILE.tar\"", ref)}
+		return i.pull(ctx, ref)
 	}
 	img, err := object.Decode[object.Image](row)
 	if err != nil {
@@ -80,6 +80,24 @@ func (i *images) Ensure(ctx context.Context, reference string, policy corev1.Pul
 	return img.Spec.Digest, nil
 }
 
+// pull brings an image from its registry.
+func (i *images) pull(ctx context.Context, ref string) (string, error) {
+	from, err := i.open(ctx, ref)
+	if err != nil {
+		return "", &node.PullError{Reason: "ErrImagePull", Err: err}
+	}
+	defer from.Close()
+	desc, err := from.Resolve(ctx)
+	if err == nil {
+		err = i.store.Fetch(ctx, ref, desc, from, nil)
+	}
+	if err != nil {
+		return "", &node.PullError{Reason: "ErrImagePull", Err: fmt.Errorf("pull image %s: %w", ref, err)}
+	}
+	i.touched()
+	return desc.Digest, nil
+}
+
 // fetch copies an image from the first machine that gives it whole.
 func (i *images) fetch(ctx context.Context, ref string, spec object.ImageSpec) error {
 	holders := i.holders(spec)
@@ -89,7 +107,7 @@ func (i *images) fetch(ctx context.Context, ref string, spec object.ImageSpec) e
 	desc := image.Descriptor{Digest: spec.Digest, MediaType: spec.MediaType, Size: spec.Size}
 	var errs []error
 	for _, name := range holders {
-		err := i.store.Fetch(ctx, ref, desc, peerBlobs{agent: i.agent, node: name})
+		err := i.store.Fetch(ctx, ref, desc, peerBlobs{agent: i.agent, node: name}, nil)
 		if err == nil {
 			return nil
 		}
@@ -138,9 +156,9 @@ type peerBlobs struct {
 }
 
 // Blob streams a piece from offset on.
-func (p peerBlobs) Blob(ctx context.Context, digest string, offset int64) (io.ReadCloser, error) {
+func (p peerBlobs) Blob(ctx context.Context, d image.Descriptor, offset int64) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	stream, err := p.agent.peers.Client(p.node).Blob(ctx, &skeinv1.BlobRequest{Digest: digest, Offset: offset})
+	stream, err := p.agent.peers.Client(p.node).Blob(ctx, &skeinv1.BlobRequest{Digest: d.Digest, Offset: offset})
 	if err != nil {
 		cancel()
 		return nil, err

@@ -20,6 +20,7 @@ import (
 	"github.com/skein-dev/skein/runtime/container"
 	"github.com/skein-dev/skein/runtime/disk"
 	"github.com/skein-dev/skein/runtime/image"
+	"github.com/skein-dev/skein/runtime/image/registry"
 	"github.com/skein-dev/skein/runtime/runc"
 )
 
@@ -33,6 +34,8 @@ type World struct {
 	Driver func(Config) (Driver, error)
 	// Images opens where their root file systems come from.
 	Images func(Config) (ImageStore, error)
+	// Registry returns how to open an image at its registry.
+	Registry func(Config) OpenRepository
 	// Machine reads what this machine is and has.
 	Machine func(Config) (node.Machine, error)
 	// Disk is what holds the data directory.
@@ -63,11 +66,23 @@ type Driver interface {
 	Run(ctx context.Context) error
 }
 
+// An OpenRepository prepares to read the image that ref names, with these
+// credentials or the machine's own. It asks nobody anything yet.
+type OpenRepository func(ctx context.Context, ref string, keys ...registry.Keys) (Repository, error)
+
+// A Repository is one image at a registry; registry.Source is the real one.
+type Repository interface {
+	image.Fetcher
+	Host() string // of the registry
+	Resolve(ctx context.Context) (image.Descriptor, error)
+	Close()
+}
+
 // An ImageStore holds the images of one machine; image.Store is the real one.
 type ImageStore interface {
 	Resolve(ctx context.Context, ref string) (image.Descriptor, error)
 	Has(ctx context.Context, digest string) bool
-	Fetch(ctx context.Context, ref string, desc image.Descriptor, from image.Fetcher) error
+	Fetch(ctx context.Context, ref string, desc image.Descriptor, from image.Fetcher, watch *image.Progress) error
 	Config(ctx context.Context, digest string) (image.Config, error)
 	Mounts(ctx context.Context, key, digest string) ([]container.Mount, error)
 	Release(ctx context.Context, key string) error
@@ -99,6 +114,9 @@ func (w *World) complete(log *slog.Logger) {
 				Dir: filepath.Join(cfg.DataDir, "images"), UnpackCommand: cfg.UnpackArgs, Logger: log,
 			})
 		}
+	}
+	if w.Registry == nil {
+		w.Registry = func(cfg Config) OpenRepository { return openRegistry(cfg, log) }
 	}
 	if w.Machine == nil {
 		w.Machine = machine
@@ -163,4 +181,16 @@ func (kernelNetwork) Knock(ctx context.Context, addr netip.AddrPort) bool {
 		return true
 	}
 	return errors.Is(err, syscall.ECONNREFUSED)
+}
+
+// openRegistry joins the registry's client with what the operator says of it.
+func openRegistry(cfg Config, log *slog.Logger) OpenRepository {
+	opt := registry.Options{ConfigDir: cfg.RegistryConfig, Dial: cfg.RegistryDial, Logger: log}
+	if cfg.RegistryKeys != "" {
+		opt.Keys = registry.NewFile(cfg.RegistryKeys)
+	}
+	client := registry.New(opt)
+	return func(ctx context.Context, ref string, keys ...registry.Keys) (Repository, error) {
+		return client.Open(ctx, ref, keys...)
+	}
 }

@@ -338,7 +338,7 @@ func (images) Resolve(context.Context, string) (image.Descriptor, error) {
 	return image.Descriptor{Digest: digest, Size: 1}, nil
 }
 func (images) Has(context.Context, string) bool { return true }
-func (images) Fetch(context.Context, string, image.Descriptor, image.Fetcher) error {
+func (images) Fetch(context.Context, string, image.Descriptor, image.Fetcher, *image.Progress) error {
 	return nil
 }
 

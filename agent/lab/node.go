@@ -39,7 +39,7 @@ func (l *Lab) start(n *node, how ...string) (*launch, error) {
 	args := []string{
 		"run", "--name", n.Name, "--data-dir", l.dataDir(n), "--socket", l.socket(n),
 		"--listen", fmt.Sprintf("0.0.0.0:%d", apiPort), "--advertise", n.advertise(),
-		"--cgroup-parent", l.cgroup(n), "--demo-images",
+		"--cgroup-parent", l.cgroup(n), "--demo-images", "--way-out", l.egress(),
 	}
 	cmd := exec.Command(l.exe, append(args, how...)...) //nolint:gosec // this very program
 	cmd.Dir = "/"

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/skein-dev/skein/agent"
+	"github.com/skein-dev/skein/agent/lab"
 	"github.com/skein-dev/skein/agent/skeind/payload"
 	"github.com/skein-dev/skein/runtime/keeper"
 	"github.com/skein-dev/skein/runtime/runc"
@@ -45,9 +46,25 @@ func runFlags() []cli.Flag {
 		&cli.StringFlag{Name: "snapshot-dir", Usage: "`FOLDER` to keep snapshots of the cluster in, while this machine votes", EnvVars: env("SNAPSHOT_DIR")},
 		&cli.DurationFlag{Name: "snapshot-every", Usage: "`TIME` between two of them", Value: time.Hour, EnvVars: env("SNAPSHOT_EVERY")},
 		&cli.IntFlag{Name: "snapshot-keep", Usage: "how `MANY` of them to keep", Value: 24, EnvVars: env("SNAPSHOT_KEEP")},
+		&cli.StringFlag{Name: "registry-config", Usage: "`FOLDER` that says how to reach registries, as containerd's certs.d", Value: "/etc/skein/certs.d", EnvVars: env("REGISTRY_CONFIG")},
+		&cli.StringFlag{Name: "docker-config", Usage: "`FILE` of docker's with credentials for registries", Value: dockerConfig(), EnvVars: env("DOCKER_CONFIG")},
+		&cli.StringFlag{Name: "way-out", Hidden: true, Usage: "`SOCKET` of a lab, by which to reach registries", EnvVars: env("WAY_OUT")},
 		&cli.StringFlag{Name: "cgroup-parent", Hidden: true, Value: "/skein", EnvVars: env("CGROUP_PARENT")},
 		&cli.BoolFlag{Name: "demo-images", Usage: "keep the images skein/demo:v1, :v2 and :bad", EnvVars: env("DEMO_IMAGES")},
 	}
+}
+
+// dockerConfig is where docker keeps the credentials of whom this program runs as.
+func dockerConfig() string {
+	dir := os.Getenv("DOCKER_CONFIG")
+	if dir == "" {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			home = "/root"
+		}
+		dir = filepath.Join(home, ".docker")
+	}
+	return filepath.Join(dir, "config.json")
 }
 
 func runCommand() *cli.Command {
@@ -204,6 +221,10 @@ func config(c *cli.Context) (agent.Config, error) {
 		UnpackArgs: []string{self, unpackVerb}, RuncVersion: payload.RuncVersion,
 		Version: version, Logger: log, Labels: map[string]string{},
 		Announcement: announce,
+	}
+	cfg.RegistryConfig, cfg.RegistryKeys = c.String("registry-config"), c.String("docker-config")
+	if socket := c.String("way-out"); socket != "" {
+		cfg.RegistryDial = lab.Egress(socket)
 	}
 	if format != "" {
 		n, err := strconv.ParseUint(format, 10, 32)

@@ -14,13 +14,29 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// A Fetcher gives pieces of images: another machine's store, by whatever way
-// the owner has to it. It is not trusted.
+// A Fetcher gives pieces of images: a registry, or other machines' stores, by
+// whatever way the owner has to them. It is not trusted.
 type Fetcher interface {
-	// Blob reads the blob with this digest from offset, in bytes, to its end.
-	// ctx is good until the reader is closed.
-	Blob(ctx context.Context, digest string, offset int64) (io.ReadCloser, error)
+	// Blob reads the blob that d names from offset, in bytes, to its end. Of d
+	// the digest counts; size and media type are there as far as they are known.
+	// ctx is good until the reader is closed. An error that is a Refusal, and a
+	// reader that is a Label, are heard.
+	Blob(ctx context.Context, d Descriptor, offset int64) (io.ReadCloser, error)
 }
+
+// A Refusal is a Fetcher's error that tells whether to ask once more, and how long
+// to wait before.
+type Refusal interface {
+	error
+	Again() (after time.Duration, ok bool)
+}
+
+// A Label is a reader that tells where its bytes come from, for people.
+type Label interface{ From() string }
+
+// A Rejecter is a Fetcher that is told when a blob it gave was not what it should
+// have been, so that it gives the next one from elsewhere.
+type Rejecter interface{ Reject(d Descriptor) }
 
 // layersAtOnce is how many layers of one image travel at the same time.
 const layersAtOnce = 3
@@ -28,10 +44,11 @@ const layersAtOnce = 3
 var errStalled = errors.New("nothing came for too long")
 
 // Fetch brings an image here, as far as it is not here already, checks each
-// piece by its digest and then gives the image its name. Of desc the digest
-// alone counts. A layer that broke off goes on where it ended, from whichever
-// peer comes next.
-func (s *Store) Fetch(ctx context.Context, ref string, desc Descriptor, from Fetcher) error {
+// piece by its digest, unpacks it and then gives the image its name. Of desc the
+// digest and the media type count. A layer that broke off goes on where it ended,
+// in this call or a later one. Each layer is unpacked as soon as it and those
+// below it are here. watch, which may be nil, is told how far it is.
+func (s *Store) Fetch(ctx context.Context, ref string, desc Descriptor, from Fetcher, watch *Progress) error {
 	named, err := parse(ref)
 	if err != nil {
 		return err
@@ -49,23 +66,13 @@ func (s *Store) Fetch(ctx context.Context, ref string, desc Descriptor, from Fet
 		return err
 	}
 	defer release()
-	t, err := s.walk(ctx, root, func(ctx context.Context, d digest.Digest) ([]byte, error) {
+	t, err := s.walk(ctx, ocispec.Descriptor{Digest: root, MediaType: desc.MediaType}, func(ctx context.Context, d ocispec.Descriptor) ([]byte, error) {
 		return s.fetchSmall(ctx, d, from)
 	})
 	if err != nil {
 		return err
 	}
-	work, inner := errgroup.WithContext(plain)
-	work.SetLimit(layersAtOnce)
-	for _, layer := range t.layers() {
-		work.Go(func() error {
-			if err := s.fetchLayer(inner, held(inner, ctx), layer, from); err != nil {
-				return fmt.Errorf("layer %s: %w", layer.Digest, err)
-			}
-			return nil
-		})
-	}
-	if err := work.Wait(); err != nil {
+	if err := s.fetchLayers(plain, ctx, t, from, watch); err != nil {
 		return err
 	}
 	if err := s.keep(ctx, t); err != nil {
@@ -78,8 +85,48 @@ func (s *Store) Fetch(ctx context.Context, ref string, desc Descriptor, from Fet
 	return nil
 }
 
+// fetchLayers brings the layers of an image here and unpacks them, both at the
+// same time.
+func (s *Store) fetchLayers(plain, leased context.Context, t *tree, from Fetcher, watch *Progress) error {
+	watch.expect(t.layers())
+	work, inner := errgroup.WithContext(plain)
+	ready := make([]chan struct{}, len(t.layers()))
+	for i := range ready {
+		ready[i] = make(chan struct{})
+	}
+	work.Go(func() error {
+		return s.unpack(held(inner, leased), t, func(i int) error {
+			select {
+			case <-ready[i]:
+				return nil
+			case <-inner.Done():
+				return context.Cause(inner)
+			}
+		}, watch)
+	})
+	turns := make(chan struct{}, layersAtOnce)
+	for i, layer := range t.layers() {
+		select {
+		case turns <- struct{}{}:
+		case <-inner.Done():
+		}
+		if inner.Err() != nil {
+			break
+		}
+		work.Go(func() error {
+			defer func() { <-turns }()
+			if err := s.fetchLayer(inner, held(inner, leased), layer, from, watch); err != nil {
+				return fmt.Errorf("layer %s: %w", layer.Digest, err)
+			}
+			close(ready[i])
+			return nil
+		})
+	}
+	return work.Wait()
+}
+
 // fetchSmall returns a manifest or a configuration, having brought it here.
-func (s *Store) fetchSmall(ctx context.Context, d digest.Digest, from Fetcher) ([]byte, error) {
+func (s *Store) fetchSmall(ctx context.Context, d ocispec.Descriptor, from Fetcher) ([]byte, error) {
 	data, err := s.local(ctx, d)
 	if err == nil {
 		_, err = s.writeJSON(ctx, data) // it is here: this puts it under our lease
@@ -89,17 +136,24 @@ func (s *Store) fetchSmall(ctx context.Context, d digest.Digest, from Fetcher) (
 		return nil, err
 	}
 	limit := s.opt.Limits.JSONBytes
-	if err := s.pull(ctx, from, d, 0, func(r io.Reader) error {
-		data, err = io.ReadAll(io.LimitReader(r, limit+1))
-		return err
-	}); err != nil {
+	err = s.persist(ctx, from, d, func() (progressed bool, err error) {
+		err = s.pull(ctx, from, d, 0, nil, func(r io.Reader) error {
+			data, err = io.ReadAll(io.LimitReader(r, limit+1))
+			return err
+		})
+		if err != nil {
+			return false, err
+		}
+		if int64(len(data)) > limit {
+			return false, invalid("is of more than %d bytes", limit)
+		}
+		if got := digest.FromBytes(data); got != d.Digest {
+			return false, invalid("came damaged: its digest is %s", got)
+		}
+		return true, nil
+	})
+	if err != nil {
 		return nil, err
-	}
-	if int64(len(data)) > limit {
-		return nil, invalid("is of more than %d bytes", limit)
-	}
-	if got := digest.FromBytes(data); got != d {
-		return nil, invalid("came damaged: its digest is %s", got)
 	}
 	_, err = s.writeJSON(ctx, data)
 	return data, err
@@ -108,38 +162,50 @@ func (s *Store) fetchSmall(ctx context.Context, d digest.Digest, from Fetcher) (
 // fetchLayer brings one layer here, unless somebody else just did. The layer is
 // held by leased's lease; what there is of it until it is whole is not, so that
 // it outlives this attempt by the day that containerd gives it.
-func (s *Store) fetchLayer(ctx, leased context.Context, layer ocispec.Descriptor, from Fetcher) error {
+func (s *Store) fetchLayer(ctx, leased context.Context, layer ocispec.Descriptor, from Fetcher, watch *Progress) error {
 	unlock, err := s.turns.lock(ctx, layer.Digest.String())
 	if err != nil {
 		return err
 	}
 	defer unlock()
 	if there, err := s.holdBlob(leased, layer.Digest); there || err != nil {
+		watch.at(layer.Digest, StateHere, layer.Size, "")
 		return err
 	}
+	return s.persist(ctx, from, layer, func() (bool, error) { return s.fetchOnce(ctx, leased, layer, from, watch) })
+}
+
+// fetchOnce goes on with a layer where the last attempt ended, and tells whether
+// anything came.
+func (s *Store) fetchOnce(ctx, leased context.Context, layer ocispec.Descriptor, from Fetcher, watch *Progress) (progressed bool, err error) {
 	ref := ingestRef(layer.Digest)
 	w, err := s.content.Writer(ctx, content.WithRef(ref), content.WithDescriptor(layer))
 	if err != nil {
-		return fmt.Errorf("begin a blob: %w", err)
+		return false, fmt.Errorf("begin a blob: %w", err)
 	}
 	defer w.Close()
 	st, err := w.Status()
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := s.opt.Limits.room(s.opt.Dir, layer.Size-st.Offset); err != nil {
-		return err
+		return false, err
 	}
 	if st.Offset < layer.Size {
-		err := s.pull(ctx, from, layer.Digest, st.Offset, func(r io.Reader) error {
-			return fillRest(w, r, st.Offset, layer.Size)
+		meter := watch.meter(layer.Digest, st.Offset)
+		err := s.pull(ctx, from, layer, st.Offset, meter, func(r io.Reader) error {
+			return fillRest(io.MultiWriter(w, meter), r, st.Offset, layer.Size)
 		})
 		if err != nil {
-			return err // what came so far is kept: the next attempt goes on from there
+			// What came so far is kept: the next attempt goes on from there.
+			return meter.done() > st.Offset, err
 		}
 	}
 	_, err = s.commit(leased, w, ref, layer.Size, layer.Digest)
-	return err
+	if err == nil {
+		watch.at(layer.Digest, StateHere, layer.Size, "")
+	}
+	return false, err
 }
 
 func fillRest(w io.Writer, r io.Reader, offset, size int64) error {
@@ -153,14 +219,74 @@ func fillRest(w io.Writer, r io.Reader, offset, size int64) error {
 	return nil
 }
 
-// pull reads a blob from a peer by read, and gives the peer up when it stalls.
-func (s *Store) pull(ctx context.Context, from Fetcher, d digest.Digest, offset int64, read func(io.Reader) error) error {
+const (
+	// attempts is how many times in a row a blob may bring nothing until Fetch
+	// gives up.
+	attempts = 4
+	// againAfter is how long it waits the first time, and twice as long each time.
+	againAfter = 250 * time.Millisecond
+	// againMost is the longest that a Fetcher may have it wait.
+	againMost = 10 * time.Second
+)
+
+// persist tries until what it is to do is done, is in vain, or has failed several
+// times in a row without anything having come.
+func (s *Store) persist(ctx context.Context, from Fetcher, d ocispec.Descriptor, try func() (progressed bool, err error)) error {
+	wait := s.again
+	for n := 1; ; n++ {
+		progressed, err := try()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		if progressed {
+			n, wait = 0, s.again
+		}
+		pause := wait
+		var refusal Refusal
+		var wrong *InvalidError
+		var room *SpaceError
+		switch rejecter, ok := from.(Rejecter); {
+		case errors.As(err, &room):
+			return err
+		case errors.As(err, &wrong) && !ok:
+			return err
+		case errors.As(err, &wrong):
+			rejecter.Reject(described(d))
+		case errors.As(err, &refusal):
+			after, again := refusal.Again()
+			if !again || after > againMost {
+				return err
+			}
+			pause = max(pause, after)
+		}
+		if n >= attempts {
+			return err
+		}
+		s.log.Debug("a blob broke off", "digest", d.Digest.String(), "in", pause, "err", err)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return err
+		}
+		wait *= 2
+	}
+}
+
+func described(d ocispec.Descriptor) Descriptor {
+	return Descriptor{Digest: d.Digest.String(), MediaType: d.MediaType, Size: d.Size}
+}
+
+// pull reads a blob by read, and gives whoever sends it up when it stalls.
+func (s *Store) pull(ctx context.Context, from Fetcher, d ocispec.Descriptor, offset int64, meter *meterTo, read func(io.Reader) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	watch := time.AfterFunc(s.opt.Stall, func() { cancel(errStalled) })
 	defer watch.Stop()
-	r, err := from.Blob(ctx, d.String(), offset)
+	r, err := from.Blob(ctx, described(d), offset)
 	if err == nil {
+		if label, ok := r.(Label); ok {
+			meter.from(label.From())
+		}
 		err = errors.Join(read(&lively{ctx: ctx, r: r, watch: watch, stall: s.opt.Stall}), r.Close())
 	}
 	if cause := context.Cause(ctx); err != nil && cause != nil {

@@ -30,17 +30,17 @@ type peer struct {
 	asked []string // digest and offset
 }
 
-func (p *peer) Blob(ctx context.Context, digest string, offset int64) (io.ReadCloser, error) {
+func (p *peer) Blob(ctx context.Context, d Descriptor, offset int64) (io.ReadCloser, error) {
 	p.mu.Lock()
-	p.asked = append(p.asked, digest)
+	p.asked = append(p.asked, d.Digest)
 	p.mu.Unlock()
-	blob, size, err := p.store.OpenBlob(ctx, digest)
+	blob, size, err := p.store.OpenBlob(ctx, d.Digest)
 	if err != nil {
 		return nil, err
 	}
 	var r io.Reader = io.NewSectionReader(blob, offset, size-offset)
 	if p.ail != nil {
-		r = p.ail(digest, offset, r)
+		r = p.ail(d.Digest, offset, r)
 	}
 	return struct {
 		io.Reader
@@ -67,7 +67,7 @@ func source(t *testing.T, layers ...[]byte) (*peer, Descriptor) {
 func TestAnImageIsFetchedFromAPeer(t *testing.T) {
 	from, desc := source(t, hello(t), random(t, "data", 1<<20))
 	s := open(t, t.TempDir())
-	must(t, s.Fetch(t.Context(), "web:1", desc, from))
+	must(t, s.Fetch(t.Context(), "web:1", desc, from, nil))
 	got, err := s.Resolve(t.Context(), "web:1")
 	must(t, err)
 	if diff := cmp.Diff(desc, got); diff != "" {
@@ -79,10 +79,10 @@ func TestAnImageIsFetchedFromAPeer(t *testing.T) {
 	}
 	n := len(from.asked)
 	var refused *InvalidError
-	if err := s.Fetch(t.Context(), "web@"+digest.FromString("x").String(), desc, from); !errors.As(err, &refused) {
+	if err := s.Fetch(t.Context(), "web@"+digest.FromString("x").String(), desc, from, nil); !errors.As(err, &refused) {
 		t.Errorf("a name with another digest: error %v, want an InvalidError", err)
 	}
-	must(t, s.Fetch(t.Context(), "web:2", desc, from))
+	must(t, s.Fetch(t.Context(), "web:2", desc, from, nil))
 	if len(from.asked) != n {
 		t.Errorf("a second name for the same image asked the peer for %d blobs", len(from.asked)-n)
 	}
@@ -99,7 +99,7 @@ func TestOnlyThisPlatformIsFetchedOfAnIndex(t *testing.T) {
 	from := &peer{store: open(t, t.TempDir())}
 	desc := load(t, from.store, b.layout(map[string]ocispec.Descriptor{"multi:1": root}))[0].Descriptor
 	s := open(t, t.TempDir())
-	must(t, s.Fetch(t.Context(), "multi:1", desc, from))
+	must(t, s.Fetch(t.Context(), "multi:1", desc, from, nil))
 	must(t, s.Collect(t.Context()))
 	if !s.Has(t.Context(), desc.Digest) {
 		t.Error("the image is not whole")
@@ -113,11 +113,54 @@ func TestOnlyThisPlatformIsFetchedOfAnIndex(t *testing.T) {
 
 func TestAFetchGoesOnWhereAPeerDied(t *testing.T) {
 	from, desc := source(t, random(t, "data", 1<<20))
+	tree, err := from.store.known(t.Context(), desc.Digest)
+	must(t, err)
+	layer := tree.layers()[0]
 	const died = 300_000
-	from.ail = func(_ string, _ int64, r io.Reader) io.Reader { return io.LimitReader(r, died) }
+	var offsets []int64
+	from.ail = func(d string, offset int64, r io.Reader) io.Reader {
+		if d != layer.Digest.String() {
+			return r
+		}
+		offsets = append(offsets, offset)
+		return io.LimitReader(r, died)
+	}
 	s := open(t, t.TempDir())
-	if err := s.Fetch(t.Context(), "web:1", desc, from); !errors.Is(err, io.ErrUnexpectedEOF) {
+	s.again = time.Millisecond
+	var watch Progress
+	must(t, s.Fetch(t.Context(), "web:1", desc, from, &watch))
+	if diff := cmp.Diff([]int64{0, died, 2 * died, 3 * died}, offsets); diff != "" {
+		t.Errorf("the peer was asked for the layer from (-want +got):\n%s", diff)
+	}
+	want := []Part{{Digest: layer.Digest.String(), State: StateReady, Done: layer.Size, Size: layer.Size, Fetched: layer.Size}}
+	if diff := cmp.Diff(want, watch.Parts()); diff != "" {
+		t.Errorf("progress at the end (-want +got):\n%s", diff)
+	}
+}
+
+func TestAFetchGivesUpAndTheNextOneGoesOn(t *testing.T) {
+	from, desc := source(t, random(t, "data", 1<<20))
+	tree, err := from.store.known(t.Context(), desc.Digest)
+	must(t, err)
+	const died = 300_000
+	var offsets []int64
+	from.ail = func(d string, offset int64, r io.Reader) io.Reader {
+		if d != tree.layers()[0].Digest.String() {
+			return r
+		}
+		offsets = append(offsets, offset)
+		if offset > 0 {
+			return io.LimitReader(r, 0)
+		}
+		return io.LimitReader(r, died)
+	}
+	s := open(t, t.TempDir())
+	s.again = time.Millisecond
+	if err := s.Fetch(t.Context(), "web:1", desc, from, nil); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Fatalf("fetching from a peer that dies: error %v, want %v", err, io.ErrUnexpectedEOF)
+	}
+	if n := len(offsets); n != 1+attempts {
+		t.Errorf("the peer was asked %d times, want %d", n, 1+attempts)
 	}
 	if _, err := s.Resolve(t.Context(), "web:1"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("half an image has a name: %v", err)
@@ -126,18 +169,81 @@ func TestAFetchGoesOnWhereAPeerDied(t *testing.T) {
 		t.Error("half an image counts as here")
 	}
 	must(t, s.Collect(t.Context())) // what came so far is worth keeping
-	tree, err := from.store.known(t.Context(), desc.Digest)
+	from.ail = nil
+	var watch Progress
+	must(t, s.Fetch(t.Context(), "web:1", desc, from, &watch))
+	if got, want := watch.Parts()[0].Fetched, tree.layers()[0].Size-died; got != want {
+		t.Errorf("the next attempt fetched %d bytes, want %d", got, want)
+	}
+}
+
+// refusing is a registry that has a reason.
+type refusing struct {
+	*peer
+	again bool
+	asked int
+}
+
+func (r *refusing) Blob(context.Context, Descriptor, int64) (io.ReadCloser, error) {
+	r.asked++
+	return nil, refused{r.again}
+}
+
+type refused struct{ again bool }
+
+func (refused) Error() string                  { return "no" }
+func (r refused) Again() (time.Duration, bool) { return 0, r.again }
+
+func TestWhoSaysNoForGoodIsAskedOnce(t *testing.T) {
+	for again, want := range map[bool]int{false: 1, true: attempts} {
+		from, desc := source(t, hello(t))
+		r := &refusing{peer: from, again: again}
+		s := open(t, t.TempDir())
+		s.again = time.Millisecond
+		if err := s.Fetch(t.Context(), "web:1", desc, r, nil); !errors.As(err, &refused{}) {
+			t.Errorf("got error %v, want the refusal", err)
+		}
+		if r.asked != want {
+			t.Errorf("asked %d times, want %d", r.asked, want)
+		}
+	}
+}
+
+// several is two peers, of which the first is asked until it is found out.
+type several struct {
+	first, second *peer
+	rejected      []string
+}
+
+func (s *several) Blob(ctx context.Context, d Descriptor, offset int64) (io.ReadCloser, error) {
+	if len(s.rejected) == 0 {
+		return s.first.Blob(ctx, d, offset)
+	}
+	return s.second.Blob(ctx, d, offset)
+}
+
+func (s *several) Reject(d Descriptor) { s.rejected = append(s.rejected, d.Digest) }
+
+func TestALiarCostsARetry(t *testing.T) {
+	second, desc := source(t, random(t, "data", 100_000))
+	tree, err := second.store.known(t.Context(), desc.Digest)
 	must(t, err)
-	var offsets []int64
-	from.ail = func(d string, offset int64, r io.Reader) io.Reader {
-		if d == tree.layers()[0].Digest.String() {
-			offsets = append(offsets, offset)
+	layer := tree.layers()[0].Digest.String()
+	first := &peer{store: second.store, ail: func(d string, _ int64, r io.Reader) io.Reader {
+		if d == layer {
+			return &flip{r: r, at: 5000}
 		}
 		return r
+	}}
+	from := &several{first: first, second: second}
+	s := open(t, t.TempDir())
+	s.again = time.Millisecond
+	must(t, s.Fetch(t.Context(), "web:1", desc, from, nil))
+	if diff := cmp.Diff([]string{layer}, from.rejected); diff != "" {
+		t.Errorf("rejected (-want +got):\n%s", diff)
 	}
-	must(t, s.Fetch(t.Context(), "web:1", desc, from))
-	if diff := cmp.Diff([]int64{died}, offsets); diff != "" {
-		t.Errorf("the second peer was asked for the layer from (-want +got):\n%s", diff)
+	if !s.Has(t.Context(), desc.Digest) {
+		t.Error("the image is not whole")
 	}
 }
 
@@ -167,7 +273,7 @@ func TestAPeerThatLiesIsFoundOut(t *testing.T) {
 				}
 			}
 			s := open(t, t.TempDir())
-			err := s.Fetch(t.Context(), "web:1", desc, from)
+			err := s.Fetch(t.Context(), "web:1", desc, from, nil)
 			var refused *InvalidError
 			if !errors.As(err, &refused) || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got error %v, want an InvalidError that says %q", err, tt.want)
@@ -176,7 +282,7 @@ func TestAPeerThatLiesIsFoundOut(t *testing.T) {
 				t.Errorf("the lie has a name: %v", err)
 			}
 			from.ail = nil
-			if err := s.Fetch(t.Context(), "web:1", desc, from); err != nil {
+			if err := s.Fetch(t.Context(), "web:1", desc, from, nil); err != nil {
 				t.Errorf("an honest peer afterwards: %v", err)
 			}
 		})
@@ -203,22 +309,23 @@ func TestOnePeersRubbishDoesNotSpoilTheNextOnesTruth(t *testing.T) {
 	tree, err := from.store.known(t.Context(), desc.Digest)
 	must(t, err)
 	big := tree.layers()[0].Digest.String()
-	from.ail = func(d string, _ int64, r io.Reader) io.Reader {
+	from.ail = func(d string, offset int64, r io.Reader) io.Reader {
 		if d == big {
-			return io.LimitReader(zeros{}, 1000) // rubbish, and then it dies
+			return io.LimitReader(zeros{}, max(0, 1000-offset)) // rubbish, and then it dies
 		}
 		return r
 	}
 	s := open(t, t.TempDir())
-	if err := s.Fetch(t.Context(), "web:1", desc, from); err == nil {
+	s.again = time.Millisecond
+	if err := s.Fetch(t.Context(), "web:1", desc, from, nil); err == nil {
 		t.Fatal("fetching from a peer that dies gave no error")
 	}
 	from.ail = nil
 	var refused *InvalidError
-	if err := s.Fetch(t.Context(), "web:1", desc, from); !errors.As(err, &refused) {
+	if err := s.Fetch(t.Context(), "web:1", desc, from, nil); !errors.As(err, &refused) {
 		t.Errorf("truth upon rubbish: error %v, want an InvalidError", err)
 	}
-	if err := s.Fetch(t.Context(), "web:1", desc, from); err != nil {
+	if err := s.Fetch(t.Context(), "web:1", desc, from, nil); err != nil {
 		t.Errorf("from the beginning: %v", err)
 	}
 }
@@ -228,7 +335,7 @@ func TestAStalledPeerIsGivenUp(t *testing.T) {
 	ref := digest.FromString("anything")
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		err := s.pull(t.Context(), blocked{}, ref, 0, func(r io.Reader) error {
+		err := s.pull(t.Context(), blocked{}, ocispec.Descriptor{Digest: ref}, 0, nil, func(r io.Reader) error {
 			_, err := io.Copy(io.Discard, r)
 			return err
 		})
@@ -245,7 +352,7 @@ func TestAStalledPeerIsGivenUp(t *testing.T) {
 // blocked sends one byte after half a minute and then nothing.
 type blocked struct{}
 
-func (blocked) Blob(ctx context.Context, _ string, _ int64) (io.ReadCloser, error) {
+func (blocked) Blob(ctx context.Context, _ Descriptor, _ int64) (io.ReadCloser, error) {
 	return &slow{ctx: ctx}, nil
 }
 
@@ -274,7 +381,7 @@ func TestManyFetchesOfOneImageAskForEachLayerOnce(t *testing.T) {
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			if err := s.Fetch(t.Context(), "web:1", desc, from); err != nil {
+			if err := s.Fetch(t.Context(), "web:1", desc, from, nil); err != nil {
 				t.Errorf("fetch: %v", err)
 			}
 		})
@@ -303,7 +410,7 @@ func TestACancelledFetchEnds(t *testing.T) {
 		return r
 	}
 	s := open(t, t.TempDir())
-	if err := s.Fetch(ctx, "web:1", desc, from); !errors.Is(err, context.Canceled) {
+	if err := s.Fetch(ctx, "web:1", desc, from, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("got error %v, want %v", err, context.Canceled)
 	}
 }

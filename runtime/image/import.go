@@ -70,7 +70,7 @@ func (s *Store) Import(ctx context.Context, r io.Reader) ([]Imported, error) {
 
 // adopt checks that an image whose blobs came in is whole, and keeps it so.
 func (s *Store) adopt(ctx context.Context, root digest.Digest) (*tree, error) {
-	t, err := s.walk(ctx, root, s.local)
+	t, err := s.walk(ctx, ocispec.Descriptor{Digest: root}, s.local)
 	if err == nil {
 		var gap digest.Digest
 		if gap, err = s.missing(ctx, t); err == nil && gap != "" {

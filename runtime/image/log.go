@@ -8,14 +8,14 @@ import (
 	"github.com/sirupsen/logrus"
 )
 
-// bridge gives containerd's packages, which log by logrus, the way to slog.
+// Bridge gives containerd's packages, which log by logrus, the way to slog.
 // What they call an error has reached the caller too, so nothing of theirs is
 // told louder than as a warning.
 //
 // Where they have no context to take it from they write to logrus' own logger,
 // which would be standard error: nothing so far but that a file system has no
 // fsverity.
-func bridge(to *slog.Logger) *log.Entry {
+func Bridge(to *slog.Logger) *log.Entry {
 	logrus.SetOutput(io.Discard)
 	l := logrus.New()
 	l.SetOutput(io.Discard)

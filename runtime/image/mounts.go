@@ -70,7 +70,7 @@ func (s *Store) newRoot(ctx context.Context, key, digest string) ([]container.Mo
 		return nil, err
 	}
 	defer release()
-	if err := s.unpack(ctx, t); err != nil {
+	if err := s.unpack(ctx, t, nil, nil); err != nil {
 		return nil, fmt.Errorf("unpack image %s: %w", digest, err)
 	}
 	m, err = s.snapshots.Prepare(ctx, key, top, labels)

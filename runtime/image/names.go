@@ -110,7 +110,7 @@ func (s *Store) known(ctx context.Context, digest string) (*tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.walk(s.context(ctx), d, s.local)
+	return s.walk(s.context(ctx), ocispec.Descriptor{Digest: d}, s.local)
 }
 
 // Has tells whether all that this machine needs to run the image is here.

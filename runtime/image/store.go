@@ -74,6 +74,7 @@ type Store struct {
 
 	turns keyed
 	slots chan struct{} // one for each layer being unpacked
+	again time.Duration // before the second attempt at a blob
 	serie atomic.Uint64 // of ingests whose digest is not known beforehand
 
 	asked, collected atomic.Uint64 // collections, see Collect
@@ -89,7 +90,7 @@ func Open(opt Options) (_ *Store, err error) {
 	if opt.Stall == 0 {
 		opt.Stall = 30 * time.Second
 	}
-	s := &Store{opt: opt, log: opt.Logger, bridge: bridge(opt.Logger), slots: make(chan struct{}, 2)}
+	s := &Store{opt: opt, log: opt.Logger, bridge: Bridge(opt.Logger), slots: make(chan struct{}, 2), again: againAfter}
 	for _, dir := range []string{opt.Dir, s.unpackDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err

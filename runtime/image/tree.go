@@ -7,6 +7,7 @@ import (
 	"strconv"
 
 	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	"github.com/opencontainers/go-digest"
@@ -37,13 +38,14 @@ func (t *tree) layers() []ocispec.Descriptor { return t.parts[1:] }
 // maxDepth is how many indexes may stand above one another.
 const maxDepth = 3
 
-// A reader returns a small blob whole, of at most Limits.JSONBytes.
-type reader func(ctx context.Context, d digest.Digest) ([]byte, error)
+// A reader returns a small blob whole, of at most Limits.JSONBytes. Of d the
+// digest counts, and the media type as far as it is known.
+type reader func(ctx context.Context, d ocispec.Descriptor) ([]byte, error)
 
 // walk finds this platform's image below root, reading by read. Layers are not
 // looked at.
-func (s *Store) walk(ctx context.Context, root digest.Digest, read reader) (*tree, error) {
-	t, err := s.descend(ctx, ocispec.Descriptor{Digest: root}, nil, read)
+func (s *Store) walk(ctx context.Context, root ocispec.Descriptor, read reader) (*tree, error) {
+	t, err := s.descend(ctx, root, nil, read)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +59,10 @@ func (s *Store) walk(ctx context.Context, root digest.Digest, read reader) (*tre
 var errPlatform = errors.New("no image for " + platforms.Format(platforms.DefaultSpec()))
 
 func (s *Store) descend(ctx context.Context, at ocispec.Descriptor, above []ocispec.Descriptor, read reader) (*tree, error) {
-	data, err := read(ctx, at.Digest)
+	if !images.IsIndexType(at.MediaType) && !images.IsManifestType(at.MediaType) {
+		at.MediaType = ocispec.MediaTypeImageManifest // whatever it says: it is looked for among those
+	}
+	data, err := read(ctx, at)
 	if err != nil {
 		return nil, fmt.Errorf("manifest %s: %w", at.Digest, err)
 	}
@@ -91,7 +96,7 @@ func (s *Store) descend(ctx context.Context, at ocispec.Descriptor, above []ocis
 }
 
 func (s *Store) leaf(ctx context.Context, at ocispec.Descriptor, doc *document, above []ocispec.Descriptor, read reader) (*tree, error) {
-	data, err := read(ctx, doc.Config.Digest)
+	data, err := read(ctx, *doc.Config)
 	if err != nil {
 		return nil, fmt.Errorf("configuration %s: %w", doc.Config.Digest, err)
 	}
@@ -112,7 +117,8 @@ func (s *Store) leaf(ctx context.Context, at ocispec.Descriptor, doc *document, 
 }
 
 // local reads a small blob that this machine has.
-func (s *Store) local(ctx context.Context, d digest.Digest) ([]byte, error) {
+func (s *Store) local(ctx context.Context, desc ocispec.Descriptor) ([]byte, error) {
+	d := desc.Digest
 	info, err := s.content.Info(ctx, d)
 	if errdefs.IsNotFound(err) {
 		return nil, fmt.Errorf("blob %s: %w", d, ErrNotFound)

@@ -22,17 +22,25 @@ import (
 )
 
 // unpack makes the layers of an image, as far as that has not happened, into
-// one snapshot upon another. ctx carries the lease that keeps them.
-func (s *Store) unpack(ctx context.Context, t *tree) error {
+// one snapshot upon another. ctx carries the lease that keeps them. wait returns
+// when a layer is here; nil: all of them are.
+func (s *Store) unpack(ctx context.Context, t *tree, wait func(layer int) error, watch *Progress) error {
 	parent, left := "", s.opt.Limits.UnpackedBytes
 	chains := identity.ChainIDs(append([]digest.Digest(nil), t.config.diffs...))
 	for i, layer := range t.layers() {
+		if wait != nil {
+			if err := wait(i); err != nil {
+				return err
+			}
+		}
+		watch.at(layer.Digest, StateUnpacking, layer.Size, "")
 		used, err := s.unpackLayer(ctx, layerJob{
 			layer: layer, diff: t.config.diffs[i], chain: chains[i].String(), parent: parent, limit: left,
 		})
 		if err != nil {
 			return fmt.Errorf("layer %d of %d: %w", i+1, len(chains), err)
 		}
+		watch.at(layer.Digest, StateReady, layer.Size, "")
 		left -= used
 		parent = chains[i].String()
 	}

@@ -29,7 +29,7 @@ rm -rf "$work"/base/{var/lib/apt/lists,var/cache/apt,dev}/*
 
 # layer DIR FILE packs a folder so that the same content gives the same bytes.
 layer() {
-	tar -C "$1" --sort=name --numeric-owner --mtime=@0 --xattrs -cf "$2" .
+	tar -C "$1" --sort=name --numeric-owner --mtime=@0 --xattrs --xattrs-exclude='trusted.*' -cf "$2" .
 }
 layer "$work/base" "$work/layers/base.tar"
 
