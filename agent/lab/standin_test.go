@@ -71,6 +71,7 @@ func parseStandIn(args []string) (*standIn, error) {
 	f.StringVar(&s.token, "token-file", "", "")
 	f.BoolVar(&s.init, "init", false, "")
 	f.Bool("demo-images", false, "")
+	f.String("way-out", "", "")
 	f.String("listen", "", "")
 	f.Func("join", "", func(v string) error { s.join = append(s.join, v); return nil })
 	return s, f.Parse(args)
