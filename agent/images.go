@@ -8,16 +8,19 @@ import (
 	"io"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skein-dev/skein/agent/api"
 	"github.com/skein-dev/skein/agent/node"
 	"github.com/skein-dev/skein/agent/object"
+	"github.com/skein-dev/skein/agent/pull"
 	"github.com/skein-dev/skein/consensus/state"
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
 	"github.com/skein-dev/skein/runtime/container"
 	"github.com/skein-dev/skein/runtime/image"
+	"github.com/skein-dev/skein/runtime/image/registry"
 )
 
 // images joins this machine's store with the cluster's agreement on what names
@@ -26,13 +29,14 @@ type images struct {
 	agent *Agent
 	store ImageStore
 	open  OpenRepository
+	desk  *pull.Desk
 
 	mu      sync.Mutex
 	changed chan struct{}
 }
 
 func newImages(a *Agent, store ImageStore) *images {
-	return &images{agent: a, store: store, open: a.cfg.World.Registry(a.cfg), changed: make(chan struct{})}
+	return &images{agent: a, store: store, open: a.cfg.World.Registry(a.cfg), desk: pull.NewDesk(a.isAlive), changed: make(chan struct{})}
 }
 
 // Changed is closed when Present would answer differently.
@@ -49,74 +53,123 @@ func (i *images) touched() {
 	i.changed = make(chan struct{})
 }
 
-// Ensure makes an image present. What its name means is the cluster's to say;
-// an image that only this machine has keeps its name here.
+// Ensure makes an image present. What its name means is the cluster's to say, once
+// one of its machines has asked the registry; an image that only this machine has
+// keeps its name here.
 func (i *images) Ensure(ctx context.Context, reference string, policy corev1.PullPolicy) (string, error) {
 	ref, err := image.Familiar(reference)
 	if err != nil {
 		return "", &node.PullError{Reason: "InvalidImageName", Err: err}
 	}
-	row, known := i.agent.replica.Store().Get(state.Key{Kind: object.KindImage, Name: object.ImageName(ref)})
-	if !known {
-		if desc, err := i.store.Resolve(ctx, ref); err == nil {
-			return desc.Digest, nil
-		}
-		return i.pull(ctx, ref)
-	}
-	img, err := object.Decode[object.Image](row)
+	spec, known, err := i.meaning(ctx, ref)
 	if err != nil {
 		return "", err
 	}
-	if i.store.Has(ctx, img.Spec.Digest) {
-		return img.Spec.Digest, nil
+	if known && (policy != corev1.PullAlways || !spec.Registry) && i.store.Has(ctx, spec.Digest) {
+		return spec.Digest, nil
 	}
 	if policy == corev1.PullNever {
 		return "", &node.PullError{Reason: "ErrImageNeverPull", Err: fmt.Errorf("image %s is not on this machine, and imagePullPolicy is Never", ref)}
 	}
-	if err := i.fetch(ctx, ref, img.Spec); err != nil {
-		return "", &node.PullError{Reason: "ErrImagePull", Err: err}
-	}
-	i.touched()
-	return img.Spec.Digest, nil
-}
-
-// pull brings an image from its registry.
-func (i *images) pull(ctx context.Context, ref string) (string, error) {
-	from, err := i.open(ctx, ref)
-	if err != nil {
-		return "", &node.PullError{Reason: "ErrImagePull", Err: err}
-	}
-	defer from.Close()
-	desc, err := from.Resolve(ctx)
-	if err == nil {
-		err = i.store.Fetch(ctx, ref, desc, from, nil)
+	if known && !spec.Registry {
+		err = i.fetch(ctx, ref, spec, nil)
+	} else {
+		spec, err = i.pull(ctx, ref, spec, known, policy)
 	}
 	if err != nil {
 		return "", &node.PullError{Reason: "ErrImagePull", Err: fmt.Errorf("pull image %s: %w", ref, err)}
 	}
-	i.touched()
-	return desc.Digest, nil
+	return spec.Digest, nil
 }
 
-// fetch copies an image from the first machine that gives it whole.
-func (i *images) fetch(ctx context.Context, ref string, spec object.ImageSpec) error {
-	holders := i.holders(spec)
-	if len(holders) == 0 {
-		return fmt.Errorf("no machine that is there has image %s", ref)
+// meaning tells what a reference means, as far as anybody here knows.
+func (i *images) meaning(ctx context.Context, ref string) (spec object.ImageSpec, known bool, err error) {
+	row, known := i.agent.replica.Store().Get(state.Key{Kind: object.KindImage, Name: object.ImageName(ref)})
+	if known {
+		img, err := object.Decode[object.Image](row)
+		if err != nil {
+			return spec, false, err
+		}
+		return img.Spec, true, nil
 	}
+	desc, err := i.store.Resolve(ctx, ref)
+	if err != nil {
+		return spec, false, nil //nolint:nilerr // nobody knows it, then
+	}
+	return object.ImageSpec{Reference: ref, Digest: desc.Digest, MediaType: desc.MediaType, Size: desc.Size, Registry: true}, true, nil
+}
+
+// pull brings an image that is known to its registry. What the cluster knows
+// already does for a registry that cannot answer.
+func (i *images) pull(ctx context.Context, ref string, spec object.ImageSpec, known bool, policy corev1.PullPolicy) (object.ImageSpec, error) {
+	from, err := i.open(ctx, ref)
+	if err != nil {
+		return spec, err
+	}
+	defer from.Close()
+	if !known || policy == corev1.PullAlways {
+		desc, err := from.Resolve(ctx)
+		var refused *registry.Error
+		switch {
+		case err == nil:
+			spec = i.agree(ctx, object.ImageSpec{Reference: ref, Digest: desc.Digest, MediaType: desc.MediaType, Registry: true}, known)
+		case known && errors.As(err, &refused) && refused.Unreachable():
+			i.agent.log.Warn("registry does not answer, what was known of the image holds", "image", ref, "err", err)
+		default:
+			return spec, err
+		}
+	}
+	if i.store.Has(ctx, spec.Digest) {
+		return spec, nil
+	}
+	if err := i.fetch(ctx, ref, spec, from); err != nil {
+		return spec, err
+	}
+	if desc, err := i.store.Resolve(ctx, ref); err == nil && spec.Size == 0 {
+		spec.Size = desc.Size
+		i.agree(ctx, spec, false)
+	}
+	return spec, nil
+}
+
+// agreeWait bounds how long the leader is waited for: without one a machine goes on
+// with what it has found out itself.
+const agreeWait = 3 * time.Second
+
+// agree tells the leader what a reference means, and returns what holds. moved says
+// that an older meaning may be replaced.
+func (i *images) agree(ctx context.Context, spec object.ImageSpec, moved bool) object.ImageSpec {
+	ctx, cancel := context.WithTimeout(ctx, agreeWait)
+	defer cancel()
+	leader := i.agent.leader()
+	if leader == "" {
+		return spec
+	}
+	res, err := i.agent.peers.Client(leader).NameImage(ctx, &skeinv1.NameImageRequest{Moved: moved, Image: &skeinv1.ImportedImage{
+		Reference: spec.Reference, Digest: spec.Digest, MediaType: spec.MediaType, Size: spec.Size,
+	}})
+	if err != nil {
+		i.agent.log.Debug("cannot tell the leader what an image means", "image", spec.Reference, "err", err)
+		return spec
+	}
+	got := res.GetImage()
+	return object.ImageSpec{Reference: got.GetReference(), Digest: got.GetDigest(), MediaType: got.GetMediaType(), Size: got.GetSize(), Registry: true}
+}
+
+// fetch brings an image here, from other machines as far as they have it, else
+// from its registry, if it has one.
+func (i *images) fetch(ctx context.Context, ref string, spec object.ImageSpec, from Repository) error {
+	var origin pull.Origin
+	if from != nil {
+		origin = registryOrigin{from}
+	}
+	source := pull.NewSource(mesh{i}, origin, i.holders(spec))
 	desc := image.Descriptor{Digest: spec.Digest, MediaType: spec.MediaType, Size: spec.Size}
-	var errs []error
-	for _, name := range holders {
-		err := i.store.Fetch(ctx, ref, desc, peerBlobs{agent: i.agent, node: name}, nil)
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		errs = append(errs, fmt.Errorf("from node %s: %w", name, err))
+	if err := i.store.Fetch(ctx, ref, desc, pieces{source}, nil); err != nil {
+		return err
 	}
-	return fmt.Errorf("fetch image %s: %w", ref, errors.Join(errs...))
+	i.touched()
+	return nil
 }
 
 // holders are the other machines that say they have an image, those that
@@ -147,54 +200,6 @@ func has(n *corev1.Node, spec object.ImageSpec) bool {
 		}
 	}
 	return false
-}
-
-// peerBlobs reads pieces of images from another machine.
-type peerBlobs struct {
-	agent *Agent
-	node  string
-}
-
-// Blob streams a piece from offset on.
-func (p peerBlobs) Blob(ctx context.Context, d image.Descriptor, offset int64) (io.ReadCloser, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	stream, err := p.agent.peers.Client(p.node).Blob(ctx, &skeinv1.BlobRequest{Digest: d.Digest, Offset: offset})
-	if err != nil {
-		cancel()
-		return nil, err
-	}
-	return &blobReader{receive: stream.Receive, close: func() error {
-		cancel()
-		return stream.Close()
-	}}, nil
-}
-
-type blobReader struct {
-	receive func() (*skeinv1.BlobResponse, error)
-	close   func() error
-	rest    []byte
-}
-
-func (b *blobReader) Read(p []byte) (int, error) {
-	for len(b.rest) == 0 {
-		msg, err := b.receive()
-		if errors.Is(err, io.EOF) {
-			return 0, io.EOF // readers know the bare one only
-		}
-		if err != nil {
-			return 0, err
-		}
-		b.rest = msg.GetChunk()
-	}
-	n := copy(p, b.rest)
-	b.rest = b.rest[n:]
-	return n, nil
-}
-
-// Close ends the stream; a peer that has more to say is cut short.
-func (b *blobReader) Close() error {
-	_ = b.close() // it was cancelled, and says so
-	return nil
 }
 
 // Config is what an image says of its containers.
@@ -247,21 +252,10 @@ func (i *images) Import(ctx context.Context, r io.Reader) ([]api.Imported, error
 	return out, nil
 }
 
-// Blob opens a piece of an image for another machine.
-func (i *images) Blob(ctx context.Context, digest string) (io.ReadSeekCloser, int64, error) {
-	r, size, err := i.store.OpenBlob(ctx, digest)
-	if err != nil {
-		return nil, 0, err
-	}
-	return blobSeeker{SectionReader: io.NewSectionReader(r, 0, size), closer: r}, size, nil
+// Blob reads a piece of an image for another machine.
+func (i *images) Blob(ctx context.Context, digest string, offset int64) (io.ReadCloser, int64, error) {
+	return i.store.FollowBlob(ctx, digest, offset)
 }
-
-type blobSeeker struct {
-	*io.SectionReader
-	closer io.Closer
-}
-
-func (b blobSeeker) Close() error { return b.closer.Close() }
 
 // carried imports the images that this program carries.
 func (i *images) carried(ctx context.Context) ([]api.Imported, error) {

@@ -90,7 +90,7 @@ type ImageStore interface {
 	Collect(ctx context.Context) error
 	List(ctx context.Context) ([]image.Image, error)
 	Import(ctx context.Context, r io.Reader) ([]image.Imported, error)
-	OpenBlob(ctx context.Context, digest string) (image.Blob, int64, error)
+	FollowBlob(ctx context.Context, digest string, offset int64) (io.ReadCloser, int64, error)
 	Close() error
 }
 

@@ -357,7 +357,7 @@ func (images) Import(context.Context, io.Reader) ([]image.Imported, error) {
 	return nil, errors.New("this store has all there is")
 }
 
-func (images) OpenBlob(context.Context, string) (image.Blob, int64, error) {
+func (images) FollowBlob(context.Context, string, int64) (io.ReadCloser, int64, error) {
 	return nil, 0, errors.New("this store has no pieces")
 }
 func (images) Close() error { return nil }

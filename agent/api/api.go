@@ -103,8 +103,10 @@ type ExecRequest struct {
 type Images interface {
 	// Import keeps an archive and tells what it held.
 	Import(ctx context.Context, r io.Reader) ([]Imported, error)
-	// Blob opens a piece of an image.
-	Blob(ctx context.Context, digest string) (r io.ReadSeekCloser, size int64, err error)
+	// Blob reads a piece of an image from an offset on, also one that is coming in.
+	Blob(ctx context.Context, digest string, offset int64) (r io.ReadCloser, size int64, err error)
+	// Find answers for the desk of a blob that is here.
+	Find(node string, req *skeinv1.FindBlobRequest) *skeinv1.FindBlobResponse
 }
 
 // Imported is one image of an archive.
@@ -113,6 +115,7 @@ type Imported struct {
 	Digest    string
 	MediaType string
 	Size      int64
+	Registry  bool // it comes from one
 }
 
 // Voting is what a node holds so that it may vote.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -137,8 +138,42 @@ func (s *Server) name(ctx context.Context, list []*skeinv1.ImportedImage) error 
 	return nil
 }
 
+// NameImage keeps what a node has learned of a reference at its registry, and tells
+// what it means in this cluster.
+func (p *peer) NameImage(ctx context.Context, req *skeinv1.NameImageRequest) (*skeinv1.NameImageResponse, error) {
+	if !p.cfg.Consensus.IsLeader() {
+		return nil, errNotLeader
+	}
+	img := req.GetImage()
+	if object.ValidImage(img.GetReference()) != nil || !validDigest(img.GetDigest()) || len(img.GetMediaType()) > 128 || img.GetSize() < 0 {
+		return nil, badRequest("that names no image")
+	}
+	want := Imported{Reference: img.GetReference(), Digest: img.GetDigest(), MediaType: img.GetMediaType(), Size: img.GetSize(), Registry: true}
+	got, err := p.agree(ctx, want, func(have object.ImageSpec) bool {
+		return req.GetMoved() && have.Registry && have.Digest != want.Digest || have.Digest == want.Digest && have.Size < want.Size
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &skeinv1.NameImageResponse{Image: &skeinv1.ImportedImage{
+		Reference: got.Reference, Digest: got.Digest, MediaType: got.MediaType, Size: got.Size,
+	}}, nil
+}
+
+func validDigest(s string) bool {
+	hex, ok := strings.CutPrefix(s, "sha256:")
+	return ok && len(hex) == 64 && strings.Trim(hex, "0123456789abcdef") == ""
+}
+
 // Name makes a reference mean a digest in the whole cluster.
 func (s *Server) Name(ctx context.Context, img Imported) error {
+	_, err := s.agree(ctx, img, func(have object.ImageSpec) bool { return have.Digest != img.Digest })
+	return err
+}
+
+// agree writes what a reference means, unless it means something already that is
+// not to be replaced, and returns what holds.
+func (s *Server) agree(ctx context.Context, img Imported, replace func(have object.ImageSpec) bool) (object.ImageSpec, error) {
 	for range conflictTries {
 		obj := &object.Image{
 			TypeMeta: metav1.TypeMeta{APIVersion: object.Group, Kind: object.KindImage},
@@ -146,28 +181,30 @@ func (s *Server) Name(ctx context.Context, img Imported) error {
 				Name: object.ImageName(img.Reference), UID: types.UID(s.cfg.UID()),
 				CreationTimestamp: metav1.Time{Time: s.cfg.Now().Truncate(time.Second)},
 			},
-			Spec: object.ImageSpec{Reference: img.Reference, Digest: img.Digest, MediaType: img.MediaType, Size: img.Size},
+			Spec: object.ImageSpec{
+				Reference: img.Reference, Digest: img.Digest, MediaType: img.MediaType, Size: img.Size, Registry: img.Registry,
+			},
 		}
 		expect := uint64(0)
 		if row, ok := s.cfg.Consensus.Store().Get(state.Key{Kind: object.KindImage, Name: obj.Name}); ok {
 			have, err := object.Decode[object.Image](row)
 			if err != nil {
-				return err
+				return object.ImageSpec{}, err
 			}
-			if have.Spec.Digest == obj.Spec.Digest {
-				return nil
+			if !replace(have.Spec) {
+				return have.Spec, nil
 			}
 			obj.ObjectMeta, expect = have.ObjectMeta, row.Version
 		}
 		op, err := object.Put(obj, expect)
 		if err != nil {
-			return err
+			return object.ImageSpec{}, err
 		}
 		_, err = s.cfg.Consensus.Commit(ctx, &logv1.Txn{Ops: []*logv1.Op{op}})
 		var conflict *state.ConflictError
 		if !errors.As(err, &conflict) {
-			return err
+			return obj.Spec, err
 		}
 	}
-	return refuse(connect.CodeAborted, exitFailed, "try again", "image %s keeps changing", img.Reference)
+	return object.ImageSpec{}, refuse(connect.CodeAborted, exitFailed, "try again", "image %s keeps changing", img.Reference)
 }

@@ -374,14 +374,11 @@ const blobChunk = 256 << 10
 
 // Blob serves a piece of an image to another node.
 func (p *peer) Blob(ctx context.Context, req *skeinv1.BlobRequest, stream skeinv1connect.PeerServiceBlobServerStream) error {
-	r, size, err := p.cfg.Images.Blob(ctx, req.GetDigest())
+	r, size, err := p.cfg.Images.Blob(ctx, req.GetDigest(), req.GetOffset())
 	if err != nil {
 		return refuse(connect.CodeNotFound, exitFailed, "", "blob %s: %v", req.GetDigest(), err)
 	}
 	defer r.Close()
-	if _, err := r.Seek(req.GetOffset(), io.SeekStart); err != nil {
-		return badRequest("offset %d of blob %s: %v", req.GetOffset(), req.GetDigest(), err)
-	}
 	if err := stream.Send(&skeinv1.BlobResponse{Size: size}); err != nil {
 		return err
 	}
@@ -400,6 +397,17 @@ func (p *peer) Blob(ctx context.Context, req *skeinv1.BlobRequest, stream skeinv
 			return fmt.Errorf("read blob %s: %w", req.GetDigest(), err)
 		}
 	}
+}
+
+// maxFailed bounds how many machines a question names.
+const maxFailed = 1000
+
+// FindBlob answers for the desk of a blob.
+func (p *peer) FindBlob(ctx context.Context, req *skeinv1.FindBlobRequest) (*skeinv1.FindBlobResponse, error) {
+	if len(req.GetDigest()) > 128 || len(req.GetFailed()) > maxFailed {
+		return nil, badRequest("that is no question about a blob")
+	}
+	return p.cfg.Images.Find(identity.PeerName(ctx), req), nil
 }
 
 // Leader tells who leads.

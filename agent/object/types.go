@@ -43,6 +43,9 @@ type ImageSpec struct {
 	Digest    string `json:"digest"`    // of the manifest or index, "sha256:…"
 	MediaType string `json:"mediaType,omitempty"`
 	Size      int64  `json:"size,omitempty"` // bytes of all its blobs
+	// Registry tells that the reference was resolved at its registry, where it may
+	// come to mean something else.
+	Registry bool `json:"registry,omitempty"`
 }
 
 // A Token admits machines or people. The secret itself is shown once and never

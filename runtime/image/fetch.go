@@ -191,8 +191,17 @@ func (s *Store) fetchOnce(ctx, leased context.Context, layer ocispec.Descriptor,
 	if err := s.opt.Limits.room(s.opt.Dir, layer.Size-st.Offset); err != nil {
 		return false, err
 	}
+	g, err := s.begin(ctx, layer.Digest, st.Offset, layer.Size)
+	if err != nil {
+		return false, err
+	}
+	defer func() {
+		g.end(err)
+		s.growing.CompareAndDelete(layer.Digest, g)
+	}()
 	if st.Offset < layer.Size {
 		meter := watch.meter(layer.Digest, st.Offset)
+		meter.growth = g
 		err := s.pull(ctx, from, layer, st.Offset, meter, func(r io.Reader) error {
 			return fillRest(io.MultiWriter(w, meter), r, st.Offset, layer.Size)
 		})

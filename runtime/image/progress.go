@@ -94,12 +94,16 @@ func (p *Progress) meter(d digest.Digest, offset int64) *meterTo {
 // A meterTo counts the bytes written to it. A nil one does nothing.
 type meterTo struct {
 	progress *Progress
+	growth   *growth // nil: nobody follows
 	digest   digest.Digest
 	n        int64
 }
 
 func (m *meterTo) Write(b []byte) (int, error) {
 	m.n += int64(len(b))
+	if m.growth != nil {
+		m.growth.grow(m.n)
+	}
 	m.progress.change(m.digest, func(part *Part) {
 		part.Done = m.n
 		part.Fetched += int64(len(b))

@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -71,6 +72,8 @@ type Store struct {
 	leases    leases.Manager
 	snapshots snapshots.Snapshotter
 	backend   snapshots.Snapshotter // under snapshots; ours to close
+	blobs     content.Store         // under content
+	growing   sync.Map              // by digest: *growth, of layers that are coming in
 
 	turns keyed
 	slots chan struct{} // one for each layer being unpacked
@@ -122,6 +125,7 @@ func Open(opt Options) (_ *Store, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the snapshotter: %w", err)
 	}
+	s.blobs = blobs
 	s.db = metadata.NewDB(s.bolt, blobs, map[string]snapshots.Snapshotter{snapshotter: s.backend})
 	ctx, cancel := context.WithTimeout(s.context(context.Background()), time.Minute)
 	defer cancel()

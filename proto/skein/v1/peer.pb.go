@@ -74,6 +74,62 @@ func (ProbeResult) EnumDescriptor() ([]byte, []int) {
 	return file_skein_v1_peer_proto_rawDescGZIP(), []int{0}
 }
 
+// BlobState is how a node stands to a blob.
+type BlobState int32
+
+const (
+	BlobState_BLOB_STATE_UNSPECIFIED BlobState = 0
+	BlobState_BLOB_STATE_WANTED      BlobState = 1
+	BlobState_BLOB_STATE_FETCHING    BlobState = 2 // from its registry, as the desk has said
+	BlobState_BLOB_STATE_HELD        BlobState = 3
+	BlobState_BLOB_STATE_GIVEN_UP    BlobState = 4 // it was to be fetched from its registry
+)
+
+// Enum value maps for BlobState.
+var (
+	BlobState_name = map[int32]string{
+		0: "BLOB_STATE_UNSPECIFIED",
+		1: "BLOB_STATE_WANTED",
+		2: "BLOB_STATE_FETCHING",
+		3: "BLOB_STATE_HELD",
+		4: "BLOB_STATE_GIVEN_UP",
+	}
+	BlobState_value = map[string]int32{
+		"BLOB_STATE_UNSPECIFIED": 0,
+		"BLOB_STATE_WANTED":      1,
+		"BLOB_STATE_FETCHING":    2,
+		"BLOB_STATE_HELD":        3,
+		"BLOB_STATE_GIVEN_UP":    4,
+	}
+)
+
+func (x BlobState) Enum() *BlobState {
+	p := new(BlobState)
+	*p = x
+	return p
+}
+
+func (x BlobState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (BlobState) Descriptor() protoreflect.EnumDescriptor {
+	return file_skein_v1_peer_proto_enumTypes[1].Descriptor()
+}
+
+func (BlobState) Type() protoreflect.EnumType {
+	return &file_skein_v1_peer_proto_enumTypes[1]
+}
+
+func (x BlobState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use BlobState.Descriptor instead.
+func (BlobState) EnumDescriptor() ([]byte, []int) {
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{1}
+}
+
 type EpochRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"` // the caller's name; its key is that of the connection
@@ -1669,6 +1725,222 @@ func (x *BlobResponse) GetSize() int64 {
 	return 0
 }
 
+type FindBlobRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	State         BlobState              `protobuf:"varint,2,opt,name=state,proto3,enum=skein.v1.BlobState" json:"state,omitempty"`
+	Failed        []string               `protobuf:"bytes,3,rep,name=failed,proto3" json:"failed,omitempty"` // nodes that did not give it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindBlobRequest) Reset() {
+	*x = FindBlobRequest{}
+	mi := &file_skein_v1_peer_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindBlobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindBlobRequest) ProtoMessage() {}
+
+func (x *FindBlobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_peer_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindBlobRequest.ProtoReflect.Descriptor instead.
+func (*FindBlobRequest) Descriptor() ([]byte, []int) {
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *FindBlobRequest) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *FindBlobRequest) GetState() BlobState {
+	if x != nil {
+		return x.State
+	}
+	return BlobState_BLOB_STATE_UNSPECIFIED
+}
+
+func (x *FindBlobRequest) GetFailed() []string {
+	if x != nil {
+		return x.Failed
+	}
+	return nil
+}
+
+type FindBlobResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Fetch         bool                   `protobuf:"varint,1,opt,name=fetch,proto3" json:"fetch,omitempty"` // the caller is to get it from its registry
+	Holders       []string               `protobuf:"bytes,2,rep,name=holders,proto3" json:"holders,omitempty"`
+	Fetching      string                 `protobuf:"bytes,3,opt,name=fetching,proto3" json:"fetching,omitempty"` // the node that is getting it, and gives on what it has
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FindBlobResponse) Reset() {
+	*x = FindBlobResponse{}
+	mi := &file_skein_v1_peer_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FindBlobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FindBlobResponse) ProtoMessage() {}
+
+func (x *FindBlobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_peer_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FindBlobResponse.ProtoReflect.Descriptor instead.
+func (*FindBlobResponse) Descriptor() ([]byte, []int) {
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *FindBlobResponse) GetFetch() bool {
+	if x != nil {
+		return x.Fetch
+	}
+	return false
+}
+
+func (x *FindBlobResponse) GetHolders() []string {
+	if x != nil {
+		return x.Holders
+	}
+	return nil
+}
+
+func (x *FindBlobResponse) GetFetching() string {
+	if x != nil {
+		return x.Fetching
+	}
+	return ""
+}
+
+type NameImageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Image         *ImportedImage         `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	Moved         bool                   `protobuf:"varint,2,opt,name=moved,proto3" json:"moved,omitempty"` // the registry was asked anew: an older meaning gives way
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameImageRequest) Reset() {
+	*x = NameImageRequest{}
+	mi := &file_skein_v1_peer_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameImageRequest) ProtoMessage() {}
+
+func (x *NameImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_peer_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameImageRequest.ProtoReflect.Descriptor instead.
+func (*NameImageRequest) Descriptor() ([]byte, []int) {
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *NameImageRequest) GetImage() *ImportedImage {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
+func (x *NameImageRequest) GetMoved() bool {
+	if x != nil {
+		return x.Moved
+	}
+	return false
+}
+
+type NameImageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Image         *ImportedImage         `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"` // what the reference means from now on
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NameImageResponse) Reset() {
+	*x = NameImageResponse{}
+	mi := &file_skein_v1_peer_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NameImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NameImageResponse) ProtoMessage() {}
+
+func (x *NameImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_peer_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NameImageResponse.ProtoReflect.Descriptor instead.
+func (*NameImageResponse) Descriptor() ([]byte, []int) {
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *NameImageResponse) GetImage() *ImportedImage {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
 var File_skein_v1_peer_proto protoreflect.FileDescriptor
 
 const file_skein_v1_peer_proto_rawDesc = "" +
@@ -1785,12 +2057,31 @@ const file_skein_v1_peer_proto_rawDesc = "" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\"8\n" +
 	"\fBlobResponse\x12\x14\n" +
 	"\x05chunk\x18\x01 \x01(\fR\x05chunk\x12\x12\n" +
-	"\x04size\x18\x02 \x01(\x03R\x04size*y\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\"l\n" +
+	"\x0fFindBlobRequest\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x12)\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x13.skein.v1.BlobStateR\x05state\x12\x16\n" +
+	"\x06failed\x18\x03 \x03(\tR\x06failed\"^\n" +
+	"\x10FindBlobResponse\x12\x14\n" +
+	"\x05fetch\x18\x01 \x01(\bR\x05fetch\x12\x18\n" +
+	"\aholders\x18\x02 \x03(\tR\aholders\x12\x1a\n" +
+	"\bfetching\x18\x03 \x01(\tR\bfetching\"W\n" +
+	"\x10NameImageRequest\x12-\n" +
+	"\x05image\x18\x01 \x01(\v2\x17.skein.v1.ImportedImageR\x05image\x12\x14\n" +
+	"\x05moved\x18\x02 \x01(\bR\x05moved\"B\n" +
+	"\x11NameImageResponse\x12-\n" +
+	"\x05image\x18\x01 \x01(\v2\x17.skein.v1.ImportedImageR\x05image*y\n" +
 	"\vProbeResult\x12\x1c\n" +
 	"\x18PROBE_RESULT_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12PROBE_RESULT_ALIVE\x10\x01\x12\x1b\n" +
 	"\x17PROBE_RESULT_AGENT_GONE\x10\x02\x12\x17\n" +
-	"\x13PROBE_RESULT_SILENT\x10\x032\xb0\x06\n" +
+	"\x13PROBE_RESULT_SILENT\x10\x03*\x85\x01\n" +
+	"\tBlobState\x12\x1a\n" +
+	"\x16BLOB_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11BLOB_STATE_WANTED\x10\x01\x12\x17\n" +
+	"\x13BLOB_STATE_FETCHING\x10\x02\x12\x13\n" +
+	"\x0fBLOB_STATE_HELD\x10\x03\x12\x17\n" +
+	"\x13BLOB_STATE_GIVEN_UP\x10\x042\xb9\a\n" +
 	"\vPeerService\x12=\n" +
 	"\x06Follow\x12\x17.skein.v1.FollowRequest\x1a\x18.skein.v1.FollowResponse0\x01\x12;\n" +
 	"\x06Leader\x12\x17.skein.v1.LeaderRequest\x1a\x18.skein.v1.LeaderResponse\x12;\n" +
@@ -1805,7 +2096,9 @@ const file_skein_v1_peer_proto_rawDesc = "" +
 	"\aPodExec\x12\x15.skein.v1.ExecRequest\x1a\x16.skein.v1.ExecResponse(\x010\x01\x127\n" +
 	"\x04Blob\x12\x15.skein.v1.BlobRequest\x1a\x16.skein.v1.BlobResponse0\x01\x12K\n" +
 	"\n" +
-	"PeerImport\x12\x1c.skein.v1.ImportImageRequest\x1a\x1d.skein.v1.ImportImageResponse(\x012~\n" +
+	"PeerImport\x12\x1c.skein.v1.ImportImageRequest\x1a\x1d.skein.v1.ImportImageResponse(\x01\x12A\n" +
+	"\bFindBlob\x12\x19.skein.v1.FindBlobRequest\x1a\x1a.skein.v1.FindBlobResponse\x12D\n" +
+	"\tNameImage\x12\x1a.skein.v1.NameImageRequest\x1a\x1b.skein.v1.NameImageResponse2~\n" +
 	"\vJoinService\x125\n" +
 	"\x04Join\x12\x15.skein.v1.JoinRequest\x1a\x16.skein.v1.JoinResponse\x128\n" +
 	"\x05Epoch\x12\x16.skein.v1.EpochRequest\x1a\x17.skein.v1.EpochResponseB\x8d\x01\n" +
@@ -1823,90 +2116,103 @@ func file_skein_v1_peer_proto_rawDescGZIP() []byte {
 	return file_skein_v1_peer_proto_rawDescData
 }
 
-var file_skein_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_skein_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_skein_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_skein_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_skein_v1_peer_proto_goTypes = []any{
 	(ProbeResult)(0),            // 0: skein.v1.ProbeResult
-	(*EpochRequest)(nil),        // 1: skein.v1.EpochRequest
-	(*EpochResponse)(nil),       // 2: skein.v1.EpochResponse
-	(*SignedEpoch)(nil),         // 3: skein.v1.SignedEpoch
-	(*Epoch)(nil),               // 4: skein.v1.Epoch
-	(*JoinRequest)(nil),         // 5: skein.v1.JoinRequest
-	(*JoinResponse)(nil),        // 6: skein.v1.JoinResponse
-	(*Peer)(nil),                // 7: skein.v1.Peer
-	(*Selector)(nil),            // 8: skein.v1.Selector
-	(*FollowRequest)(nil),       // 9: skein.v1.FollowRequest
-	(*FollowResponse)(nil),      // 10: skein.v1.FollowResponse
-	(*LeaderRequest)(nil),       // 11: skein.v1.LeaderRequest
-	(*LeaderResponse)(nil),      // 12: skein.v1.LeaderResponse
-	(*PodStatus)(nil),           // 13: skein.v1.PodStatus
-	(*ReportRequest)(nil),       // 14: skein.v1.ReportRequest
-	(*ReportResponse)(nil),      // 15: skein.v1.ReportResponse
-	(*LeaseRequest)(nil),        // 16: skein.v1.LeaseRequest
-	(*LeaseResponse)(nil),       // 17: skein.v1.LeaseResponse
-	(*SuspectRequest)(nil),      // 18: skein.v1.SuspectRequest
-	(*SuspectResponse)(nil),     // 19: skein.v1.SuspectResponse
-	(*ProbeRequest)(nil),        // 20: skein.v1.ProbeRequest
-	(*ProbeResponse)(nil),       // 21: skein.v1.ProbeResponse
-	(*RenewRequest)(nil),        // 22: skein.v1.RenewRequest
-	(*RenewResponse)(nil),       // 23: skein.v1.RenewResponse
-	(*PrepareRequest)(nil),      // 24: skein.v1.PrepareRequest
-	(*PrepareResponse)(nil),     // 25: skein.v1.PrepareResponse
-	(*PodLogsRequest)(nil),      // 26: skein.v1.PodLogsRequest
-	(*BlobRequest)(nil),         // 27: skein.v1.BlobRequest
-	(*BlobResponse)(nil),        // 28: skein.v1.BlobResponse
-	(*v1.Object)(nil),           // 29: log.v1.Object
-	(*v1.Key)(nil),              // 30: log.v1.Key
-	(*ExecRequest)(nil),         // 31: skein.v1.ExecRequest
-	(*ImportImageRequest)(nil),  // 32: skein.v1.ImportImageRequest
-	(*LogsResponse)(nil),        // 33: skein.v1.LogsResponse
-	(*ExecResponse)(nil),        // 34: skein.v1.ExecResponse
-	(*ImportImageResponse)(nil), // 35: skein.v1.ImportImageResponse
+	(BlobState)(0),              // 1: skein.v1.BlobState
+	(*EpochRequest)(nil),        // 2: skein.v1.EpochRequest
+	(*EpochResponse)(nil),       // 3: skein.v1.EpochResponse
+	(*SignedEpoch)(nil),         // 4: skein.v1.SignedEpoch
+	(*Epoch)(nil),               // 5: skein.v1.Epoch
+	(*JoinRequest)(nil),         // 6: skein.v1.JoinRequest
+	(*JoinResponse)(nil),        // 7: skein.v1.JoinResponse
+	(*Peer)(nil),                // 8: skein.v1.Peer
+	(*Selector)(nil),            // 9: skein.v1.Selector
+	(*FollowRequest)(nil),       // 10: skein.v1.FollowRequest
+	(*FollowResponse)(nil),      // 11: skein.v1.FollowResponse
+	(*LeaderRequest)(nil),       // 12: skein.v1.LeaderRequest
+	(*LeaderResponse)(nil),      // 13: skein.v1.LeaderResponse
+	(*PodStatus)(nil),           // 14: skein.v1.PodStatus
+	(*ReportRequest)(nil),       // 15: skein.v1.ReportRequest
+	(*ReportResponse)(nil),      // 16: skein.v1.ReportResponse
+	(*LeaseRequest)(nil),        // 17: skein.v1.LeaseRequest
+	(*LeaseResponse)(nil),       // 18: skein.v1.LeaseResponse
+	(*SuspectRequest)(nil),      // 19: skein.v1.SuspectRequest
+	(*SuspectResponse)(nil),     // 20: skein.v1.SuspectResponse
+	(*ProbeRequest)(nil),        // 21: skein.v1.ProbeRequest
+	(*ProbeResponse)(nil),       // 22: skein.v1.ProbeResponse
+	(*RenewRequest)(nil),        // 23: skein.v1.RenewRequest
+	(*RenewResponse)(nil),       // 24: skein.v1.RenewResponse
+	(*PrepareRequest)(nil),      // 25: skein.v1.PrepareRequest
+	(*PrepareResponse)(nil),     // 26: skein.v1.PrepareResponse
+	(*PodLogsRequest)(nil),      // 27: skein.v1.PodLogsRequest
+	(*BlobRequest)(nil),         // 28: skein.v1.BlobRequest
+	(*BlobResponse)(nil),        // 29: skein.v1.BlobResponse
+	(*FindBlobRequest)(nil),     // 30: skein.v1.FindBlobRequest
+	(*FindBlobResponse)(nil),    // 31: skein.v1.FindBlobResponse
+	(*NameImageRequest)(nil),    // 32: skein.v1.NameImageRequest
+	(*NameImageResponse)(nil),   // 33: skein.v1.NameImageResponse
+	(*v1.Object)(nil),           // 34: log.v1.Object
+	(*v1.Key)(nil),              // 35: log.v1.Key
+	(*ImportedImage)(nil),       // 36: skein.v1.ImportedImage
+	(*ExecRequest)(nil),         // 37: skein.v1.ExecRequest
+	(*ImportImageRequest)(nil),  // 38: skein.v1.ImportImageRequest
+	(*LogsResponse)(nil),        // 39: skein.v1.LogsResponse
+	(*ExecResponse)(nil),        // 40: skein.v1.ExecResponse
+	(*ImportImageResponse)(nil), // 41: skein.v1.ImportImageResponse
 }
 var file_skein_v1_peer_proto_depIdxs = []int32{
-	3,  // 0: skein.v1.EpochResponse.epoch:type_name -> skein.v1.SignedEpoch
-	7,  // 1: skein.v1.JoinResponse.peers:type_name -> skein.v1.Peer
-	8,  // 2: skein.v1.FollowRequest.selectors:type_name -> skein.v1.Selector
-	29, // 3: skein.v1.FollowResponse.puts:type_name -> log.v1.Object
-	30, // 4: skein.v1.FollowResponse.deletes:type_name -> log.v1.Key
-	7,  // 5: skein.v1.LeaderResponse.voters:type_name -> skein.v1.Peer
-	13, // 6: skein.v1.ReportRequest.pods:type_name -> skein.v1.PodStatus
+	4,  // 0: skein.v1.EpochResponse.epoch:type_name -> skein.v1.SignedEpoch
+	8,  // 1: skein.v1.JoinResponse.peers:type_name -> skein.v1.Peer
+	9,  // 2: skein.v1.FollowRequest.selectors:type_name -> skein.v1.Selector
+	34, // 3: skein.v1.FollowResponse.puts:type_name -> log.v1.Object
+	35, // 4: skein.v1.FollowResponse.deletes:type_name -> log.v1.Key
+	8,  // 5: skein.v1.LeaderResponse.voters:type_name -> skein.v1.Peer
+	14, // 6: skein.v1.ReportRequest.pods:type_name -> skein.v1.PodStatus
 	0,  // 7: skein.v1.ProbeResponse.result:type_name -> skein.v1.ProbeResult
-	9,  // 8: skein.v1.PeerService.Follow:input_type -> skein.v1.FollowRequest
-	11, // 9: skein.v1.PeerService.Leader:input_type -> skein.v1.LeaderRequest
-	14, // 10: skein.v1.PeerService.Report:input_type -> skein.v1.ReportRequest
-	16, // 11: skein.v1.PeerService.Lease:input_type -> skein.v1.LeaseRequest
-	18, // 12: skein.v1.PeerService.Suspect:input_type -> skein.v1.SuspectRequest
-	20, // 13: skein.v1.PeerService.Probe:input_type -> skein.v1.ProbeRequest
-	5,  // 14: skein.v1.PeerService.Enroll:input_type -> skein.v1.JoinRequest
-	22, // 15: skein.v1.PeerService.Renew:input_type -> skein.v1.RenewRequest
-	24, // 16: skein.v1.PeerService.Prepare:input_type -> skein.v1.PrepareRequest
-	26, // 17: skein.v1.PeerService.PodLogs:input_type -> skein.v1.PodLogsRequest
-	31, // 18: skein.v1.PeerService.PodExec:input_type -> skein.v1.ExecRequest
-	27, // 19: skein.v1.PeerService.Blob:input_type -> skein.v1.BlobRequest
-	32, // 20: skein.v1.PeerService.PeerImport:input_type -> skein.v1.ImportImageRequest
-	5,  // 21: skein.v1.JoinService.Join:input_type -> skein.v1.JoinRequest
-	1,  // 22: skein.v1.JoinService.Epoch:input_type -> skein.v1.EpochRequest
-	10, // 23: skein.v1.PeerService.Follow:output_type -> skein.v1.FollowResponse
-	12, // 24: skein.v1.PeerService.Leader:output_type -> skein.v1.LeaderResponse
-	15, // 25: skein.v1.PeerService.Report:output_type -> skein.v1.ReportResponse
-	17, // 26: skein.v1.PeerService.Lease:output_type -> skein.v1.LeaseResponse
-	19, // 27: skein.v1.PeerService.Suspect:output_type -> skein.v1.SuspectResponse
-	21, // 28: skein.v1.PeerService.Probe:output_type -> skein.v1.ProbeResponse
-	6,  // 29: skein.v1.PeerService.Enroll:output_type -> skein.v1.JoinResponse
-	23, // 30: skein.v1.PeerService.Renew:output_type -> skein.v1.RenewResponse
-	25, // 31: skein.v1.PeerService.Prepare:output_type -> skein.v1.PrepareResponse
-	33, // 32: skein.v1.PeerService.PodLogs:output_type -> skein.v1.LogsResponse
-	34, // 33: skein.v1.PeerService.PodExec:output_type -> skein.v1.ExecResponse
-	28, // 34: skein.v1.PeerService.Blob:output_type -> skein.v1.BlobResponse
-	35, // 35: skein.v1.PeerService.PeerImport:output_type -> skein.v1.ImportImageResponse
-	6,  // 36: skein.v1.JoinService.Join:output_type -> skein.v1.JoinResponse
-	2,  // 37: skein.v1.JoinService.Epoch:output_type -> skein.v1.EpochResponse
-	23, // [23:38] is the sub-list for method output_type
-	8,  // [8:23] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	1,  // 8: skein.v1.FindBlobRequest.state:type_name -> skein.v1.BlobState
+	36, // 9: skein.v1.NameImageRequest.image:type_name -> skein.v1.ImportedImage
+	36, // 10: skein.v1.NameImageResponse.image:type_name -> skein.v1.ImportedImage
+	10, // 11: skein.v1.PeerService.Follow:input_type -> skein.v1.FollowRequest
+	12, // 12: skein.v1.PeerService.Leader:input_type -> skein.v1.LeaderRequest
+	15, // 13: skein.v1.PeerService.Report:input_type -> skein.v1.ReportRequest
+	17, // 14: skein.v1.PeerService.Lease:input_type -> skein.v1.LeaseRequest
+	19, // 15: skein.v1.PeerService.Suspect:input_type -> skein.v1.SuspectRequest
+	21, // 16: skein.v1.PeerService.Probe:input_type -> skein.v1.ProbeRequest
+	6,  // 17: skein.v1.PeerService.Enroll:input_type -> skein.v1.JoinRequest
+	23, // 18: skein.v1.PeerService.Renew:input_type -> skein.v1.RenewRequest
+	25, // 19: skein.v1.PeerService.Prepare:input_type -> skein.v1.PrepareRequest
+	27, // 20: skein.v1.PeerService.PodLogs:input_type -> skein.v1.PodLogsRequest
+	37, // 21: skein.v1.PeerService.PodExec:input_type -> skein.v1.ExecRequest
+	28, // 22: skein.v1.PeerService.Blob:input_type -> skein.v1.BlobRequest
+	38, // 23: skein.v1.PeerService.PeerImport:input_type -> skein.v1.ImportImageRequest
+	30, // 24: skein.v1.PeerService.FindBlob:input_type -> skein.v1.FindBlobRequest
+	32, // 25: skein.v1.PeerService.NameImage:input_type -> skein.v1.NameImageRequest
+	6,  // 26: skein.v1.JoinService.Join:input_type -> skein.v1.JoinRequest
+	2,  // 27: skein.v1.JoinService.Epoch:input_type -> skein.v1.EpochRequest
+	11, // 28: skein.v1.PeerService.Follow:output_type -> skein.v1.FollowResponse
+	13, // 29: skein.v1.PeerService.Leader:output_type -> skein.v1.LeaderResponse
+	16, // 30: skein.v1.PeerService.Report:output_type -> skein.v1.ReportResponse
+	18, // 31: skein.v1.PeerService.Lease:output_type -> skein.v1.LeaseResponse
+	20, // 32: skein.v1.PeerService.Suspect:output_type -> skein.v1.SuspectResponse
+	22, // 33: skein.v1.PeerService.Probe:output_type -> skein.v1.ProbeResponse
+	7,  // 34: skein.v1.PeerService.Enroll:output_type -> skein.v1.JoinResponse
+	24, // 35: skein.v1.PeerService.Renew:output_type -> skein.v1.RenewResponse
+	26, // 36: skein.v1.PeerService.Prepare:output_type -> skein.v1.PrepareResponse
+	39, // 37: skein.v1.PeerService.PodLogs:output_type -> skein.v1.LogsResponse
+	40, // 38: skein.v1.PeerService.PodExec:output_type -> skein.v1.ExecResponse
+	29, // 39: skein.v1.PeerService.Blob:output_type -> skein.v1.BlobResponse
+	41, // 40: skein.v1.PeerService.PeerImport:output_type -> skein.v1.ImportImageResponse
+	31, // 41: skein.v1.PeerService.FindBlob:output_type -> skein.v1.FindBlobResponse
+	33, // 42: skein.v1.PeerService.NameImage:output_type -> skein.v1.NameImageResponse
+	7,  // 43: skein.v1.JoinService.Join:output_type -> skein.v1.JoinResponse
+	3,  // 44: skein.v1.JoinService.Epoch:output_type -> skein.v1.EpochResponse
+	28, // [28:45] is the sub-list for method output_type
+	11, // [11:28] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_skein_v1_peer_proto_init() }
@@ -1920,8 +2226,8 @@ func file_skein_v1_peer_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skein_v1_peer_proto_rawDesc), len(file_skein_v1_peer_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   28,
+			NumEnums:      2,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -52,6 +52,10 @@ const (
 	PeerServiceBlobProcedure = "/skein.v1.PeerService/Blob"
 	// PeerServicePeerImportProcedure is the procedure name of the PeerService's PeerImport RPC.
 	PeerServicePeerImportProcedure = "/skein.v1.PeerService/PeerImport"
+	// PeerServiceFindBlobProcedure is the procedure name of the PeerService's FindBlob RPC.
+	PeerServiceFindBlobProcedure = "/skein.v1.PeerService/FindBlob"
+	// PeerServiceNameImageProcedure is the procedure name of the PeerService's NameImage RPC.
+	PeerServiceNameImageProcedure = "/skein.v1.PeerService/NameImage"
 	// JoinServiceJoinProcedure is the procedure name of the JoinService's Join RPC.
 	JoinServiceJoinProcedure = "/skein.v1.JoinService/Join"
 	// JoinServiceEpochProcedure is the procedure name of the JoinService's Epoch RPC.
@@ -150,6 +154,20 @@ var (
 			Procedure:  PeerServicePeerImportProcedure,
 		}
 	})
+	peerServiceFindBlobSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_skein_v1_peer_proto.Services().ByName("PeerService").Methods().ByName("FindBlob"),
+			Procedure:  PeerServiceFindBlobProcedure,
+		}
+	})
+	peerServiceNameImageSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_skein_v1_peer_proto.Services().ByName("PeerService").Methods().ByName("NameImage"),
+			Procedure:  PeerServiceNameImageProcedure,
+		}
+	})
 )
 
 // PeerServiceClient is a client for the skein.v1.PeerService service.
@@ -181,6 +199,11 @@ type PeerServiceClient interface {
 	// Blob streams a piece of an image that the callee holds.
 	Blob(context.Context, *v1.BlobRequest) (PeerServiceBlobClientStream, error)
 	PeerImport(context.Context) (PeerServicePeerImportClientStream, error)
+	// FindBlob asks the desk of a blob, which is at the callee, where to get it,
+	// and tells it what the caller has.
+	FindBlob(context.Context, *v1.FindBlobRequest) (*v1.FindBlobResponse, error)
+	// NameImage tells the leader what a reference means at its registry.
+	NameImage(context.Context, *v1.NameImageRequest) (*v1.NameImageResponse, error)
 }
 
 // NewPeerServiceClient constructs a client for the skein.v1.PeerService service. Multiple service
@@ -343,6 +366,11 @@ type PeerServiceHandler interface {
 	// Blob streams a piece of an image that the callee holds.
 	Blob(context.Context, *v1.BlobRequest, PeerServiceBlobServerStream) error
 	PeerImport(context.Context, PeerServicePeerImportServerStream) (*v1.ImportImageResponse, error)
+	// FindBlob asks the desk of a blob, which is at the callee, where to get it,
+	// and tells it what the caller has.
+	FindBlob(context.Context, *v1.FindBlobRequest) (*v1.FindBlobResponse, error)
+	// NameImage tells the leader what a reference means at its registry.
+	NameImage(context.Context, *v1.NameImageRequest) (*v1.NameImageResponse, error)
 }
 
 // RegisterPeerServiceHandler registers svc as the skein.v1.PeerService implementation on server.
@@ -362,6 +390,8 @@ func RegisterPeerServiceHandler(server *connect.Server, svc PeerServiceHandler) 
 		connect.Method{Spec: peerServicePodExecSpec(), Handler: adapter.podExec},
 		connect.Method{Spec: peerServiceBlobSpec(), Handler: adapter.blob},
 		connect.Method{Spec: peerServicePeerImportSpec(), Handler: adapter.peerImport},
+		connect.Method{Spec: peerServiceFindBlobSpec(), Handler: adapter.findBlob},
+		connect.Method{Spec: peerServiceNameImageSpec(), Handler: adapter.nameImage},
 	)
 }
 
@@ -503,6 +533,14 @@ func (UnimplementedPeerServiceHandler) PeerImport(context.Context, PeerServicePe
 	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.PeerService.PeerImport is not implemented")
 }
 
+func (UnimplementedPeerServiceHandler) FindBlob(context.Context, *v1.FindBlobRequest) (*v1.FindBlobResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.PeerService.FindBlob is not implemented")
+}
+
+func (UnimplementedPeerServiceHandler) NameImage(context.Context, *v1.NameImageRequest) (*v1.NameImageResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.PeerService.NameImage is not implemented")
+}
+
 type peerServiceClient struct {
 	client *connect.Client
 }
@@ -609,6 +647,22 @@ func (c *peerServiceClient) PeerImport(ctx context.Context) (PeerServicePeerImpo
 		return PeerServicePeerImportClientStream{}, err
 	}
 	return PeerServicePeerImportClientStream{stream: stream}, nil
+}
+
+func (c *peerServiceClient) FindBlob(ctx context.Context, req *v1.FindBlobRequest) (*v1.FindBlobResponse, error) {
+	var res v1.FindBlobResponse
+	if err := c.client.CallUnary(ctx, peerServiceFindBlobSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *peerServiceClient) NameImage(ctx context.Context, req *v1.NameImageRequest) (*v1.NameImageResponse, error) {
+	var res v1.NameImageResponse
+	if err := c.client.CallUnary(ctx, peerServiceNameImageSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
 }
 
 type peerServiceHandler struct{ svc PeerServiceHandler }
@@ -739,6 +793,30 @@ func (h peerServiceHandler) blob(ctx context.Context, _ connect.Spec, stream con
 
 func (h peerServiceHandler) peerImport(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
 	res, err := h.svc.PeerImport(ctx, PeerServicePeerImportServerStream{stream: stream})
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h peerServiceHandler) findBlob(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.FindBlobRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.FindBlob(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h peerServiceHandler) nameImage(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.NameImageRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.NameImage(ctx, &req)
 	if err != nil {
 		return err
 	}
