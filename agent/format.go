@@ -19,7 +19,7 @@ import (
 
 // DefaultFormat is the newest form of objects, log entries and files that this
 // build reads and writes. It reads all before it.
-const DefaultFormat = 1
+const DefaultFormat = object.FormatPods
 
 // The cluster's format is the newest that may be written. It is raised when every
 // node reads more, and never lowered: until then a node can go back to the build

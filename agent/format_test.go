@@ -11,7 +11,7 @@ import (
 
 func TestADataDirectoryOfANewerFormatIsRefused(t *testing.T) {
 	for text, want := range map[string]string{
-		"2\n":    "has format 2, and this build reads up to 1",
+		"3\n":    "has format 3, and this build reads up to 2",
 		"9999":   "has format 9999",
 		"0":      "no format",
 		"":       "no format",

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"connectrpc.com/connect/v2"
@@ -220,9 +221,11 @@ func (a *Agent) plant(ctx context.Context) (made bool, err error) {
 		return metav1.ObjectMeta{Name: name, UID: types.UID(uuid.NewString()), CreationTimestamp: now}
 	}
 	self := api.NewNode(a.cfg.Name, identity.Fingerprint(a.id.Public()), a.cfg.Advertise, uuid.NewString(), now.Time)
+	ringMeta := meta(object.KeyringName) // nobody with an older build is in a new cluster
+	ringMeta.Annotations = map[string]string{formatAnnotation: strconv.FormatUint(uint64(a.cfg.Format), 10)}
 	objects := []object.Object{
 		&object.Authority{ObjectMeta: meta(object.AuthorityName), Spec: object.AuthoritySpec{Certificate: a.id.CA(), SealedKey: sealed}},
-		&object.Keyring{ObjectMeta: meta(object.KeyringName), Spec: object.KeyringSpec{Keys: []object.SealKey{{Key: a.id.GossipKeys()[0], Created: now}}}},
+		&object.Keyring{ObjectMeta: ringMeta, Spec: object.KeyringSpec{Keys: []object.SealKey{{Key: a.id.GossipKeys()[0], Created: now}}}},
 		&corev1.Namespace{ObjectMeta: meta(object.DefaultNamespace), Status: corev1.NamespaceStatus{Phase: corev1.NamespaceActive}},
 		self,
 	}

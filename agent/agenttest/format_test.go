@@ -12,7 +12,7 @@ import (
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
 )
 
-// Builds of two formats, 1 and 2, in one cluster.
+// Builds of two formats, this one's, 2, and 3, in one cluster.
 
 // put has an agent of another build take the place of the one that runs.
 func (c *Cluster) put(m *Machine, format uint32) {
@@ -37,10 +37,11 @@ func (l *life) crash() string {
 	return text(l.err)
 }
 
-// raised lists the machines beside whose data a higher format stands.
+// raised lists the machines beside whose data a higher format stands than this
+// build's own.
 func (c *Cluster) raised() (names []string) {
 	for _, m := range c.machines {
-		if body, err := os.ReadFile(filepath.Join(m.dir, "format")); err == nil {
+		if body, err := os.ReadFile(filepath.Join(m.dir, "format")); err == nil && strings.TrimSpace(string(body)) != "2" {
 			names = append(names, m.Name+" "+strings.TrimSpace(string(body)))
 		}
 	}
@@ -62,23 +63,23 @@ func TestBuildsOfTwoFormatsWorkTogetherUntilAllReadTheNewer(t *testing.T) {
 			}
 		}
 		c.eventually(time.Minute, "three vote", c.settled)
-		c.put(c.machines[0], 2)
+		c.put(c.machines[0], 3)
 		c.write("one")
-		c.put(c.machines[1], 2)
+		c.put(c.machines[1], 3)
 		c.write("two")
 		unraised("with one old build")
-		c.put(c.machines[1], 1) // it goes back
+		c.put(c.machines[1], 2) // it goes back
 		c.write("three")
 		c.PowerOff(c.machines[1])
 		c.Kill(c.machines[2])
-		c.machines[2].format = 2
+		c.machines[2].format = 3
 		c.Start(c.machines[2])
 		c.write("meanwhile")
 		unraised("with an old build that is away")
-		c.machines[1].format = 2
+		c.machines[1].format = 3
 		c.Start(c.machines[1])
 		c.eventually(time.Minute, "the format is raised", func() string {
-			if got := c.raised(); strings.Join(got, ",") != "n1 2,n2 2,n3 2" {
+			if got := c.raised(); strings.Join(got, ",") != "n1 3,n2 3,n3 3" {
 				return fmt.Sprint(got)
 			}
 			return ""
@@ -86,15 +87,15 @@ func TestBuildsOfTwoFormatsWorkTogetherUntilAllReadTheNewer(t *testing.T) {
 		c.write("four")
 		m := c.machines[2]
 		c.Kill(m)
-		m.format = 1
+		m.format = 2
 		c.Start(m)
 		c.eventually(time.Minute, "the old build is refused", func() string {
-			if end := m.run.crash(); !strings.HasSuffix(end, "has format 2, and this build reads up to 1") {
+			if end := m.run.crash(); !strings.HasSuffix(end, "has format 3, and this build reads up to 2") {
 				return "it ended with: " + end
 			}
 			return ""
 		})
-		c.put(m, 2)
+		c.put(m, 3)
 		c.eventually(time.Minute, "all is settled", c.settled)
 	})
 }

@@ -20,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skein-dev/skein/agent/identity"
+	"github.com/skein-dev/skein/agent/object"
 	"github.com/skein-dev/skein/consensus"
 	"github.com/skein-dev/skein/consensus/state"
 	logv1 "github.com/skein-dev/skein/proto/log/v1"
@@ -137,6 +138,8 @@ type Config struct {
 	Pods      Pods
 	Images    Images
 	Voting    Voting
+	Sealer    object.Sealer  // of Secrets; nil: there can be none
+	Format    func() uint32  // newest that may be written, see object.Format; nil: any
 	Copy      Copy           // nil where there is none
 	Brakes    func() []Brake // that the leader holds here; nil: none
 	// Pressure names what this machine is short of now, by the type of the

@@ -123,6 +123,9 @@ func (c *cluster) Get(ctx context.Context, req *skeinv1.GetRequest) (*skeinv1.Ge
 		out.Table, err = object.Table(sel.kind.Name, kept, c.tableOptions(sel))
 		return out, err
 	}
+	if kept, err = c.readable(ctx, sel, kept); err != nil {
+		return nil, err
+	}
 	out.Document, err = object.Document(kept, req.GetFormat(), sel.name != "")
 	return out, err
 }
@@ -173,6 +176,9 @@ func (c *cluster) Watch(ctx context.Context, req *skeinv1.GetRequest, stream ske
 	if err != nil {
 		return err
 	}
+	if _, err := c.readable(ctx, sel, nil); err != nil {
+		return err
+	}
 	ctx, cancel := c.whileLed(ctx)
 	defer cancel()
 	shown := map[string]bool{}
@@ -181,7 +187,7 @@ func (c *cluster) Watch(ctx context.Context, req *skeinv1.GetRequest, stream ske
 		if err != nil {
 			return err
 		}
-		if err := c.sendBatch(sel, batch, shown, stream.Send); err != nil {
+		if err := c.sendBatch(ctx, sel, batch, shown, stream.Send); err != nil {
 			return err
 		}
 	}
@@ -189,7 +195,7 @@ func (c *cluster) Watch(ctx context.Context, req *skeinv1.GetRequest, stream ske
 }
 
 // sendBatch sends what of a batch is meant, and takes back what no longer is.
-func (c *cluster) sendBatch(sel *selection, batch state.Batch, shown map[string]bool, send func(*skeinv1.WatchResponse) error) error {
+func (c *cluster) sendBatch(ctx context.Context, sel *selection, batch state.Batch, shown map[string]bool, send func(*skeinv1.WatchResponse) error) error {
 	out := &skeinv1.WatchResponse{Reset_: batch.Reset, Synced: !batch.More}
 	if batch.Reset {
 		clear(shown)
@@ -218,6 +224,10 @@ func (c *cluster) sendBatch(sel *selection, batch state.Batch, shown map[string]
 			return err
 		}
 		return send(out)
+	}
+	rows, err := c.readable(ctx, sel, rows)
+	if err != nil {
+		return err
 	}
 	for _, row := range rows {
 		doc, err := object.Document([]*state.Row{row}, sel.req.GetFormat(), true)

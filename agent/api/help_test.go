@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -130,6 +131,16 @@ type vault struct{ ca *identity.Authority }
 func (vault) Accept([]byte) error                                      { return nil }
 func (v vault) Authority(context.Context) (*identity.Authority, error) { return v.ca, nil }
 
+var sealingKey = bytes.Repeat([]byte{7}, identity.SealingKeySize)
+
+func (vault) Seal(secret []byte, purpose string) ([]byte, error) {
+	return identity.Seal(sealingKey, secret, purpose, rand.Reader)
+}
+
+func (vault) Unseal(sealed []byte, purpose string) ([]byte, error) {
+	return identity.Unseal(sealingKey, sealed, purpose)
+}
+
 // A world is one server and what it stands on.
 type world struct {
 	t      *testing.T
@@ -149,7 +160,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{t: t, ca: ca, ears: &ears{}, agreed: &agreement{store: state.New(), leader: "n1", moved: make(chan struct{})}}
 	w.server = New(Config{
 		Name: "n1", Version: "test", Versions: &skeinv1.VersionResponse{Version: "test"},
-		Consensus: w.agreed, Duties: w.ears, Peers: alone{}, Voting: vault{ca},
+		Consensus: w.agreed, Duties: w.ears, Peers: alone{}, Voting: vault{ca}, Sealer: vault{},
 		UID: uuid.NewString, Random: rand.Reader, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Cluster: Cluster{
 			ID: "c1", CA: ca.Certificate(), GossipKeys: func() [][]byte { return [][]byte{make([]byte, 32)} },

@@ -3,12 +3,14 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
 
 	"connectrpc.com/connect/v2"
 
+	"github.com/skein-dev/skein/agent/identity"
 	"github.com/skein-dev/skein/agent/object"
 	"github.com/skein-dev/skein/consensus/state"
 	logv1 "github.com/skein-dev/skein/proto/log/v1"
@@ -90,6 +92,8 @@ type restoration struct {
 	manifests []object.Manifest
 	images    []Imported
 	named     map[state.Key]bool
+	sealed    []*skeinv1.ObjectRef // Secrets that another cluster has sealed
+	opened    func(*state.Row) (*state.Row, error)
 }
 
 // RestoreSnapshot makes the objects of people what they are in a snapshot. What
@@ -108,6 +112,7 @@ func (c *cluster) RestoreSnapshot(ctx context.Context, stream skeinv1connect.Clu
 	}
 	want := &restoration{named: map[state.Key]bool{}}
 	body := &chunks[*skeinv1.RestoreSnapshotRequest]{stream: stream, rest: first.GetChunk()}
+	want.opened = c.opened
 	header, err := snapshotfile.Read(body, want.add)
 	if err != nil {
 		return nil, badRequest("%v; nothing was changed", err)
@@ -115,6 +120,9 @@ func (c *cluster) RestoreSnapshot(ctx context.Context, stream skeinv1connect.Clu
 	out := &skeinv1.RestoreSnapshotResponse{Header: header}
 	if err := c.restore(ctx, want, first.GetDryRun(), out); err != nil {
 		return nil, err
+	}
+	for _, ref := range want.sealed {
+		out.Applied = append(out.Applied, &skeinv1.Applied{Object: ref, Action: "left out: another cluster has sealed it"})
 	}
 	return out, c.others(ctx, want, first.GetPrune(), first.GetDryRun(), out)
 }
@@ -134,7 +142,16 @@ func (r *restoration) add(o *logv1.Object) error {
 	if !known || !kind.Manifest {
 		return nil
 	}
-	text, err := wished(kind, row)
+	open, err := r.opened(row)
+	if errors.Is(err, identity.ErrUnseal) {
+		r.sealed = append(r.sealed, &skeinv1.ObjectRef{Kind: kind.Singular, Namespace: row.Key.Namespace, Name: row.Key.Name})
+		r.named[row.Key] = true // one of that name is not pruned
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	text, err := wished(kind, open)
 	if err != nil || text == nil {
 		return err
 	}
@@ -201,7 +218,7 @@ func (c *cluster) restore(ctx context.Context, want *restoration, dry bool, out 
 			txn := &logv1.Txn{}
 			applied = nil
 			for i := range batch {
-				op, a, err := c.applyOne(&batch[i], want.manifests, false)
+				op, a, err := c.applyOne(ctx, &batch[i], want.manifests, false)
 				if err != nil {
 					return nil, err
 				}

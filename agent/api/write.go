@@ -55,7 +55,7 @@ func (c *cluster) Apply(ctx context.Context, req *skeinv1.ApplyRequest) (*skeinv
 		out = &skeinv1.ApplyResponse{}
 		txn := &logv1.Txn{}
 		for i := range manifests {
-			op, applied, err := c.applyOne(&manifests[i], manifests, req.GetCreateOnly())
+			op, applied, err := c.applyOne(ctx, &manifests[i], manifests, req.GetCreateOnly())
 			if err != nil {
 				return nil, err
 			}
@@ -82,7 +82,7 @@ func (c *cluster) Apply(ctx context.Context, req *skeinv1.ApplyRequest) (*skeinv
 }
 
 // applyOne decides about one object of a manifest.
-func (c *cluster) applyOne(m *object.Manifest, all []object.Manifest, createOnly bool) (*logv1.Op, *skeinv1.Applied, error) {
+func (c *cluster) applyOne(ctx context.Context, m *object.Manifest, all []object.Manifest, createOnly bool) (*logv1.Op, *skeinv1.Applied, error) {
 	key := object.KeyOf(m.Object)
 	row, exists := c.cfg.Consensus.Store().Get(key)
 	if exists && createOnly {
@@ -102,7 +102,10 @@ func (c *cluster) applyOne(m *object.Manifest, all []object.Manifest, createOnly
 	)
 	if exists {
 		expect = row.Version
-		obj, action, err = m.Update(row)
+		var open *state.Row
+		if open, err = c.opened(row); err == nil {
+			obj, action, err = m.Update(open)
+		}
 	} else {
 		obj, err = m.Create(c.cfg.UID(), c.cfg.Now())
 		action = object.Created
@@ -120,7 +123,10 @@ func (c *cluster) applyOne(m *object.Manifest, all []object.Manifest, createOnly
 	if action == object.Unchanged {
 		return nil, applied, nil
 	}
-	op, err := object.Put(obj, expect)
+	if !exists {
+		row = nil
+	}
+	op, err := c.accept(ctx, obj, row, all)
 	return op, applied, err
 }
 
@@ -165,7 +171,11 @@ func (c *cluster) Patch(ctx context.Context, req *skeinv1.PatchRequest) (*skeinv
 		if want := req.GetExpectVersion(); want != 0 && want != row.Version {
 			return nil, &state.ConflictError{Key: row.Key, Have: row.Version, Want: want}
 		}
-		obj, action, err := object.MergePatch(row, req.GetMergePatch())
+		open, err := c.opened(row)
+		if err != nil {
+			return nil, err
+		}
+		obj, action, err := object.MergePatch(open, req.GetMergePatch())
 		if err != nil {
 			return nil, err
 		}
@@ -176,7 +186,7 @@ func (c *cluster) Patch(ctx context.Context, req *skeinv1.PatchRequest) (*skeinv
 		if action == object.Unchanged {
 			return &logv1.Txn{}, nil
 		}
-		op, err := object.Put(obj, row.Version)
+		op, err := c.accept(ctx, obj, row, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -294,7 +304,7 @@ func (c *cluster) deletion(ref *skeinv1.ObjectRef, grace int64) (*logv1.Txn, err
 			return nil, err
 		}
 		txn.Ops = append(txn.Ops, op)
-	case object.KindEvent, object.KindImage:
+	case object.KindEvent, object.KindImage, object.KindConfigMap, object.KindSecret:
 		txn.Ops = append(txn.Ops, object.Delete(row.Key, row.Version))
 	case object.KindNode:
 		return nil, refuse(connect.CodeInvalidArgument, exitUsage, "use \"skein node rm "+ref.GetName()+"\"", "a node is not deleted like other objects")

@@ -16,6 +16,8 @@ func Default(obj Object) {
 		defaultDeployment(o)
 	case *Revision:
 		defaultPod(&o.Spec.Template.Spec)
+	case *corev1.Secret:
+		defaultSecret(o)
 	case *corev1.Namespace:
 		if o.Status.Phase == "" {
 			o.Status.Phase = corev1.NamespaceActive

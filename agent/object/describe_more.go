@@ -28,6 +28,10 @@ func (d *description) others(obj Object) error {
 		if len(d.with.Pods) > 0 {
 			d.put("Pods", fmt.Sprint(len(d.with.Pods)))
 		}
+	case *corev1.ConfigMap:
+		d.configMap(o)
+	case *corev1.Secret:
+		d.secret(o)
 	case *Image:
 		d.put("Reference", o.Spec.Reference)
 		d.put("Digest", o.Spec.Digest)

@@ -76,11 +76,17 @@ func docs() string {
 	}
 	section(&b, "Pod", "A Pod, and a Deployment's `spec.template`.", KindPod, "")
 	section(&b, "Deployment", "`spec.template.spec` is that of a Pod.", KindDeployment, "spec.template.spec")
-	section(&b, "Namespace", "It has no settings of its own.", KindNamespace, "")
+	section(&b, "ConfigMap", "At most 1 MiB in all. Changes reach the Pods that run, see [volumes](volumes.md).", KindConfigMap, "")
+	section(&b, "Secret", secretText, KindSecret, "")
+	section(&b, "Namespace", "It has no settings of its own; what its Pods may do to their machines is said by annotations, see below.", KindNamespace, "")
 	section(&b, "Node", "Nodes join by themselves; people change them by `skein label`, `skein node`, or a patch.", KindNode, "")
 	b.WriteString(docsTail)
 	return b.String()
 }
+
+const secretText = `Values are sealed before they enter the log, with a key that only voters hold, and opened for the nodes that run Pods which
+name them. Tables and ` + "`skein describe`" + ` show keys and sizes; ` + "`get -o yaml`" + ` and ` + "`-o json`" + ` show values and take the role edit. Types: Opaque, types of
+one's own, and of Kubernetes' own dockerconfigjson, dockercfg, tls, basic-auth and ssh-auth, with the keys that they must have.`
 
 const docsTail = `
 ## Labels and annotations of skein.dev
@@ -92,6 +98,7 @@ const docsTail = `
 | ` + "`" + AnnotationRestarted + "`" + ` | template | when ` + "`skein restart`" + ` was last asked for |
 | ` + "`" + AnnotationExclusive + "`" + ` | Pod, template | ` + "`true`" + `: never two at once, not even across a cut network, see [fencing](fencing.md); it cannot be changed on a Pod, and a Deployment has one replica then, whose successor starts when it is gone |
 | ` + "`" + AnnotationWhenIsolated + "`" + ` | Pod, template | what becomes of it on a node that is cut off from the leader: ` + "`keep`" + ` (as without it), it runs on; ` + "`stop`" + `, it is frozen after 8 s and killed after 10 s, see [fencing](fencing.md); it cannot be changed on a Pod |
+| ` + "`" + AnnotationHostPath + "`" + ` | Namespace | ` + "`allow`" + ` lets its Pods mount folders of their machine (` + "`hostPath`" + `); it takes the role admin to set it or take it back |
 
 Every other key of skein.dev is the cluster's own, and unknown ones are refused.
 

@@ -21,6 +21,8 @@ const (
 	KindNamespace  = "Namespace"
 	KindEvent      = "Event"
 	KindImage      = "Image"
+	KindConfigMap  = "ConfigMap"
+	KindSecret     = "Secret"
 	KindToken      = "Token"     // internal
 	KindKeyring    = "Keyring"   // internal
 	KindAuthority  = "Authority" // internal
@@ -64,6 +66,8 @@ var kinds = []*Kind{
 	kind[corev1.Pod](Kind{Name: KindPod, APIVersion: "v1", Short: "po", Namespaced: true, Manifest: true}),
 	kind[appsv1.Deployment](Kind{Name: KindDeployment, APIVersion: "apps/v1", Short: "deploy", Namespaced: true, Manifest: true}),
 	kind[Revision](Kind{Name: KindRevision, APIVersion: Group, Short: "rev", Namespaced: true}),
+	kind[corev1.ConfigMap](Kind{Name: KindConfigMap, APIVersion: "v1", Short: "cm", Namespaced: true, Manifest: true}),
+	kind[corev1.Secret](Kind{Name: KindSecret, APIVersion: "v1", Namespaced: true, Manifest: true}),
 	kind[corev1.Node](Kind{Name: KindNode, APIVersion: "v1", Short: "no"}),
 	kind[corev1.Namespace](Kind{Name: KindNamespace, APIVersion: "v1", Short: "ns", Manifest: true}),
 	kind[corev1.Event](Kind{Name: KindEvent, APIVersion: "v1", Short: "ev", Namespaced: true}),
@@ -151,7 +155,7 @@ func Nearest(word string) string {
 
 // otherWords are short names of kinds that Kubernetes has and we have not.
 var otherWords = map[string]string{
-	"svc": "Service", "ds": "DaemonSet", "sts": "StatefulSet", "cm": "ConfigMap", "pvc": "PersistentVolumeClaim",
+	"svc": "Service", "ds": "DaemonSet", "sts": "StatefulSet", "pvc": "PersistentVolumeClaim",
 	"pv": "PersistentVolume", "hpa": "HorizontalPodAutoscaler", "ing": "Ingress", "ingresses": "Ingress", "cj": "CronJob",
 	"rs": "ReplicaSet", "rc": "ReplicationController", "pdb": "PodDisruptionBudget", "sa": "ServiceAccount",
 	"netpol": "NetworkPolicy", "networkpolicies": "NetworkPolicy", "sc": "StorageClass", "storageclasses": "StorageClass",

@@ -225,8 +225,6 @@ var laterKinds = map[string]string{
 	"CronJob":                 "until then start Pods from cron",
 	"Service":                 "until then reach Pods with hostNetwork by their node's address",
 	"Ingress":                 "until then reach Pods with hostNetwork by their node's address",
-	"ConfigMap":               "until then write values into env, and files into the image",
-	"Secret":                  "until then write values into env",
 	"PersistentVolumeClaim":   "until then Pods keep no data of their own",
 	"HorizontalPodAutoscaler": "until then use \"skein scale\"",
 	"PodDisruptionBudget":     "\"skein node drain\" moves Pods one node at a time",

@@ -31,7 +31,10 @@ const (
 	// On a Pod or template: what becomes of it on a node that reaches no leader,
 	// IsolatedKeep or IsolatedStop.
 	AnnotationWhenIsolated = "skein.dev/when-isolated"
-	annotationPrefix       = "skein.dev/"
+	// On a Namespace: "allow" lets its Pods mount folders of their machine. Who may
+	// make namespaces may not set it: it takes an administrator.
+	AnnotationHostPath = "skein.dev/host-path"
+	annotationPrefix   = "skein.dev/"
 )
 
 // Reasons of a Node's condition Ready.

@@ -66,8 +66,16 @@ func decodeInto(row *state.Row, obj Object) error {
 }
 
 // Encode returns the object as the log carries it: with its key, its index
-// strings, and a body without resourceVersion. It does not change obj.
+// strings, and a body without resourceVersion. It does not change obj, and
+// refuses a Secret in clear.
 func Encode(obj Object) (*logv1.Object, error) {
+	if err := checkSealed(obj); err != nil {
+		return nil, err
+	}
+	return encode(obj)
+}
+
+func encode(obj Object) (*logv1.Object, error) {
 	kind := kindOf(obj)
 	if kind == nil {
 		return nil, fmt.Errorf("%T is of no kind that is stored", obj)

@@ -324,7 +324,7 @@ func TestKindsArePlain(t *testing.T) {
 			t.Errorf("%s is internal", k.Name)
 		}
 	}
-	if want := []string{"pods", "deployments", "revisions", "nodes", "namespaces", "events", "images"}; !slices.Equal(names, want) {
+	if want := []string{"pods", "deployments", "revisions", "configmaps", "secrets", "nodes", "namespaces", "events", "images"}; !slices.Equal(names, want) {
 		t.Errorf("got %v", names)
 	}
 	if k, ok := KindNamed(KindAuthority); !ok || k.Plural != "authorities" {
@@ -377,7 +377,7 @@ func benchPod(b *testing.B) *state.Row {
 
 func TestUnsupportedKindsAreToldByAnyWord(t *testing.T) {
 	for word, want := range map[string]string{
-		"svc": "Service", "services": "Service", "service": "Service", "cm": "ConfigMap", "hpa": "HorizontalPodAutoscaler",
+		"svc": "Service", "services": "Service", "service": "Service", "pvc": "PersistentVolumeClaim", "hpa": "HorizontalPodAutoscaler",
 		"statefulsets.apps": "StatefulSet", "ing": "Ingress", "networkpolicies": "NetworkPolicy",
 	} {
 		msg, hint, ok := Unsupported(word)

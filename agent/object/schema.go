@@ -112,6 +112,8 @@ var schemas = sync.OnceValue(func() map[string]*field {
 	return map[string]*field{
 		KindPod:        plant(top, meta, within("spec", podRules), []rule{sets("status")}),
 		KindDeployment: plant(top, meta, deploymentRules, within("spec.template.metadata", templateMetadataRules), within("spec.template.spec", podRules)),
+		KindConfigMap:  plant(top, meta, configMapRules),
+		KindSecret:     plant(top, meta, secretRules),
 		KindNamespace:  plant(top, meta, []rule{sets("spec", "status")}),
 		KindNode:       plant(top, meta, nodeRules),
 	}
@@ -122,13 +124,14 @@ var (
 	intOrStringType = reflect.TypeFor[intstr.IntOrString]()
 	timeType        = reflect.TypeFor[metav1.Time]()
 	microTimeType   = reflect.TypeFor[metav1.MicroTime]()
+	bytesType       = reflect.TypeFor[[]byte]()
 )
 
 // leaf reports whether values of t have no fields of their own, in spite of
 // what they are in Go.
 func leaf(t reflect.Type) bool {
 	switch t {
-	case quantityType, intOrStringType, timeType, microTimeType:
+	case quantityType, intOrStringType, timeType, microTimeType, bytesType:
 		return true
 	}
 	return t.Kind() != reflect.Struct && t.Kind() != reflect.Map && t.Kind() != reflect.Slice && t.Kind() != reflect.Pointer

@@ -1,6 +1,7 @@
 package object
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"reflect"
@@ -25,6 +26,7 @@ type reader struct {
 // read walks a whole object of a kind.
 func (r *reader) read(kind *Kind, v *value) {
 	r.lines = make(map[string]int)
+	hush(kind.Name, v)
 	r.value(v, kind.typ, schemas()[kind.Name], "")
 }
 
@@ -134,7 +136,7 @@ func (r *reader) mapping(v *value, t reflect.Type, f *field, path string) {
 		if f.verdict == inside {
 			child = f.child(p.name)
 		}
-		if p.val.shape == nothing && f.verdict == accepted && t.Elem().Kind() == reflect.String {
+		if p.val.shape == nothing && f.verdict == accepted && (t.Elem().Kind() == reflect.String || t.Elem() == bytesType) {
 			p.val = &value{shape: text, line: p.line} // `key:` is an empty label, as in Kubernetes
 		}
 		if !r.admits(child, p, at) {
@@ -179,6 +181,9 @@ func (r *reader) leaf(v *value, t reflect.Type, path string) {
 		}
 		r.integer(v, reflect.TypeFor[int32](), path, "a whole number or a string")
 		return
+	case bytesType:
+		r.binary(v, path)
+		return
 	case timeType, microTimeType:
 		r.copy(v) // never given by people
 		return
@@ -190,7 +195,11 @@ func (r *reader) leaf(v *value, t reflect.Type, path string) {
 				r.mismatch(path, v, "a string")
 				return
 			}
-			r.hint(path, "put it in quotes: "+strconv.Quote(v.text), "want a string, got %s", v.short())
+			how := "put it in quotes"
+			if !v.quiet {
+				how += ": " + strconv.Quote(v.text)
+			}
+			r.hint(path, how, "want a string, got %s", v.short())
 			r.out = append(r.out, "null"...)
 			return
 		}
@@ -231,6 +240,23 @@ func (r *reader) quantity(v *value, path string) {
 		return
 	}
 	r.quote(v.text)
+}
+
+// binary writes bytes, which are given in base64 as one string, folded over lines
+// or not.
+func (r *reader) binary(v *value, path string) {
+	if v.shape != text {
+		r.hint(path, "write it in base64, or under stringData of a Secret and data of a ConfigMap as it is", "want a string in base64, got %s", v.short())
+		r.out = append(r.out, "null"...)
+		return
+	}
+	body, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(v.text), ""))
+	if err != nil {
+		r.hint(path, "write what is not encoded under stringData of a Secret and data of a ConfigMap", "is no base64")
+		r.out = append(r.out, "null"...)
+		return
+	}
+	r.quote(base64.StdEncoding.EncodeToString(body))
 }
 
 // quantityHint knows what people mean who write quantities otherwise.

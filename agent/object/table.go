@@ -59,6 +59,10 @@ func Table(kind string, rows []*state.Row, opt TableOptions) (*skeinv1.Table, er
 		return draw(kind, rows, opt, namespaceColumns)
 	case KindImage:
 		return draw(kind, rows, opt, imageColumns)
+	case KindConfigMap:
+		return draw(kind, rows, opt, configMapColumns)
+	case KindSecret:
+		return draw(kind, rows, opt, secretColumns)
 	case KindEvent:
 		sorted, err := byTime(rows)
 		if err != nil {

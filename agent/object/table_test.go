@@ -243,6 +243,7 @@ func TestTables(t *testing.T) {
 	all := map[string][]*state.Row{
 		KindPod: podRows(t), KindNode: nodeRows(t), KindDeployment: {deploymentRow(t)}, KindRevision: revisionRows(t),
 		KindEvent: eventRows(t), KindImage: imageRows(t), KindNamespace: namespaceRows(t),
+		KindConfigMap: {configMapRow(t)}, KindSecret: {secretRow(t)},
 	}
 	opt := TableOptions{
 		Now: testNow, PodsOn: func(node string) int { return len(node) }, Holders: func(*Image) int { return 3 },
@@ -295,6 +296,8 @@ func TestDescribe(t *testing.T) {
 		"pod-crashing": {rowOf(t, pod("web-1", crashed), 1), Related{}},
 		"pod-unplaced": {rowOf(t, pod("web-1", unplaced), 1), Related{}},
 		"pod-leased":   {rowOf(t, pod("web-1", leased), 1), Related{}},
+		"configmap":    {configMapRow(t), Related{}},
+		"secret":       {secretRow(t), Related{}},
 		"deployment":   {web, Related{Pods: podRows(t)[:3], Revisions: revisionRows(t), Events: eventRows(t)[:1]}},
 		"node":         {nodeRows(t)[0], Related{Pods: podRows(t)[:1]}},
 		"node-new":     {nodeRows(t)[5], Related{}},

@@ -40,6 +40,7 @@ type value struct {
 	text   string // of a scalar, as written
 	items  []*value
 	fields []pair // of an object, no name twice
+	quiet  bool   // it is not told in errors
 }
 
 type pair struct {
@@ -68,6 +69,9 @@ func (v *value) empty() bool {
 
 // short returns v as it is told in an error.
 func (v *value) short() string {
+	if v.quiet {
+		return v.shape.String()
+	}
 	switch v.shape {
 	case text:
 		return "the string " + strconv.Quote(clip(v.text))

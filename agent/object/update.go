@@ -216,11 +216,11 @@ func settle(next, old Object) (string, error) {
 		next.SetGeneration(old.GetGeneration() + 1)
 		return Configured, nil
 	}
-	a, err := Encode(old)
+	a, err := encode(old)
 	if err != nil {
 		return "", err
 	}
-	b, err := Encode(next)
+	b, err := encode(next)
 	if err != nil {
 		return "", err
 	}
@@ -251,6 +251,10 @@ func immutable(next, old Object, p *problems) {
 		if !sameJSON(n.Spec.Selector, old.(*appsv1.Deployment).Spec.Selector) {
 			p.hint("spec.selector", "delete the Deployment and apply it again, or give it another name", "cannot be changed")
 		}
+	case *corev1.ConfigMap:
+		immutableConfigMap(n, old.(*corev1.ConfigMap), p)
+	case *corev1.Secret:
+		immutableSecret(n, old.(*corev1.Secret), p)
 	case *corev1.Pod:
 		immutablePod(n, old.(*corev1.Pod), p)
 	}

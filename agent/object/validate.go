@@ -37,6 +37,12 @@ func validate(obj Object, p *problems) {
 		p.pod(&o.Spec, "spec")
 	case *appsv1.Deployment:
 		p.deployment(o)
+	case *corev1.ConfigMap:
+		p.configMap(o)
+	case *corev1.Secret:
+		p.secret(o)
+	case *corev1.Namespace:
+		p.policies(o)
 	}
 }
 
@@ -62,6 +68,11 @@ func (p *problems) metadata(obj Object) {
 	}
 	p.labels(obj.GetLabels(), "metadata.labels")
 	p.annotations(obj.GetAnnotations(), "metadata.annotations")
+	for _, key := range policies {
+		if _, given := obj.GetAnnotations()[key]; given && k.Name != KindNamespace {
+			p.hint(keyed("metadata.annotations", key), "set it on the namespace", "is a policy of namespaces")
+		}
+	}
 	for key, value := range obj.GetLabels() {
 		if strings.HasPrefix(key, annotationPrefix) && (k.Name != KindNode || key != LabelVoter || value != "never") {
 			p.hint(keyed("metadata.labels", key), "on a node, "+LabelVoter+": never keeps it from voting", "labels of skein.dev are the cluster's own")
@@ -78,7 +89,7 @@ func (p *problems) labels(set map[string]string, path string) {
 }
 
 // ours are the annotations of skein.dev that objects may carry.
-var ours = []string{AnnotationKey, AnnotationAdvertise, AnnotationApplied, AnnotationRestarted, AnnotationRevision, AnnotationExclusive, AnnotationWhenIsolated}
+var ours = []string{AnnotationKey, AnnotationAdvertise, AnnotationApplied, AnnotationRestarted, AnnotationRevision, AnnotationExclusive, AnnotationWhenIsolated, AnnotationHostPath}
 
 func (p *problems) annotations(set map[string]string, path string) {
 	total := 0

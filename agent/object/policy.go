@@ -1,0 +1,69 @@
+package object
+
+import (
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// PolicyAllow is the value of a policy that allows.
+const PolicyAllow = "allow"
+
+// policies are the annotations by which an administrator allows the Pods of a
+// namespace what could harm their machine.
+var policies = []string{AnnotationHostPath}
+
+func (p *problems) policies(ns *corev1.Namespace) {
+	for _, key := range policies {
+		if v, given := ns.Annotations[key]; given && v != PolicyAllow {
+			p.hint(keyed("metadata.annotations", key), "remove it to allow nothing", "%q: want %q", clip(v), PolicyAllow)
+		}
+	}
+}
+
+// SamePolicies tells whether two versions of an object allow the same, nil being
+// one that allows nothing. Only namespaces allow anything.
+func SamePolicies(a, b Object) bool {
+	for _, key := range policies {
+		if policyOf(a, key) != policyOf(b, key) {
+			return false
+		}
+	}
+	return true
+}
+
+func policyOf(obj Object, key string) string {
+	if ns, ok := obj.(*corev1.Namespace); ok && ns != nil {
+		return ns.Annotations[key]
+	}
+	return ""
+}
+
+// Allows tells whether a namespace allows its Pods what a policy is about.
+func Allows(ns *corev1.Namespace, policy string) bool {
+	return ns != nil && ns.Annotations[policy] == PolicyAllow
+}
+
+// Wants names the policy that a Pod, or the template of a Deployment, needs its
+// namespace to allow, and the field that does; "" if none.
+func Wants(obj Object) (policy, path string) {
+	spec, path := podSpecOf(obj)
+	if spec == nil {
+		return "", ""
+	}
+	for i := range spec.Volumes {
+		if spec.Volumes[i].HostPath != nil {
+			return AnnotationHostPath, indexed(path+".volumes", i) + ".hostPath"
+		}
+	}
+	return "", ""
+}
+
+func podSpecOf(obj Object) (*corev1.PodSpec, string) {
+	switch o := obj.(type) {
+	case *corev1.Pod:
+		return &o.Spec, "spec"
+	case *appsv1.Deployment:
+		return &o.Spec.Template.Spec, "spec.template.spec"
+	}
+	return nil, ""
+}
