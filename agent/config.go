@@ -51,6 +51,7 @@ type Config struct {
 	RuncVersion  string                 // of it, for people
 	Demo         func() ([]byte, error) // the archive of the carried images
 	UnpackArgs   []string               // how to start the child that unpacks layers
+	CopyArgs     []string               // how to start the child that copies files in and out of containers
 	Version      string
 	Format       uint32 // newest that this build reads and writes; 0: DefaultFormat
 	Logger       *slog.Logger

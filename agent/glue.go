@@ -20,7 +20,6 @@ import (
 	"github.com/skein-dev/skein/consensus"
 	"github.com/skein-dev/skein/consensus/state"
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
-	"github.com/skein-dev/skein/runtime/container"
 )
 
 // enrolled tells whether a key is the one by which the cluster knows a node.
@@ -203,50 +202,6 @@ func (a *Agent) brakes() []api.Brake {
 		out = append(out, api.Brake(b))
 	}
 	return out
-}
-
-// pods reaches this machine's Pods for the API.
-type pods struct{ agent *Agent }
-
-func (p pods) PodLogs(ctx context.Context, req *skeinv1.PodLogsRequest, send func(*skeinv1.LogsResponse) error) error {
-	return found(p.agent.node.PodLogs(ctx, req, send))
-}
-
-func (p pods) PodExec(ctx context.Context, req api.ExecRequest) (int, error) {
-	spec := container.ExecSpec{
-		Args: req.Command, Env: req.Env, TTY: req.TTY, Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr,
-		Size: sizeOf(req.Size),
-	}
-	if req.Resize != nil {
-		sizes := make(chan container.Size)
-		spec.Resize = sizes
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		go func() {
-			defer close(sizes)
-			for s := range req.Resize {
-				select {
-				case sizes <- sizeOf(s):
-				case <-ctx.Done():
-					return
-				}
-			}
-		}()
-	}
-	code, err := p.agent.node.PodExec(ctx, req.UID, req.Container, spec)
-	return code, found(err)
-}
-
-func sizeOf(s *skeinv1.TerminalSize) container.Size {
-	return container.Size{Columns: uint16(min(s.GetColumns(), 1<<16-1)), Rows: uint16(min(s.GetRows(), 1<<16-1))} //nolint:gosec // clamped
-}
-
-// found says "not found" in the API's words.
-func found(err error) error {
-	if errors.Is(err, container.ErrNotFound) {
-		return api.NotFound{Err: err}
-	}
-	return err
 }
 
 // watchKeys hands gossip the keys that the cluster has agreed on.

@@ -59,6 +59,12 @@ func (p *peers) Client(node string) skeinv1connect.PeerServiceClient {
 	return c
 }
 
+// Inside returns how to reach into the containers of a node.
+func (p *peers) Inside(node string) skeinv1connect.InsidePeerServiceClient {
+	return skeinv1connect.NewInsidePeerServiceClient(connect.NewClient(
+		connecthttp.NewTransport(p.http, "http://"+node, connecthttp.WithReadMaxBytes(maxAnswer))))
+}
+
 // Transport carries requests for http://<node>/….
 func (p *peers) Transport() http.RoundTripper { return p.http.Transport }
 

@@ -147,6 +147,7 @@ func openRunc(cfg Config, log *slog.Logger) (Driver, error) {
 		RunDir:       cfg.RunDir,
 		KeeperDir:    cfg.KeeperDir,
 		CgroupParent: cfg.CgroupParent,
+		CopyCommand:  cfg.CopyArgs,
 		Logger:       log,
 	})
 }

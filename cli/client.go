@@ -36,6 +36,7 @@ const (
 // A cluster is one to talk to: the calls, and how we got there.
 type cluster struct {
 	skeinv1connect.ClusterServiceClient
+	skeinv1connect.InsideServiceClient
 	server    string // https://host:port or unix:///path
 	caPEM     string
 	namespace string
@@ -117,15 +118,17 @@ func dial(target *skeinv1.ClientContext) (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	result.ClusterServiceClient = overTransport(base, transport, target)
+	client := overTransport(base, transport, target)
+	result.ClusterServiceClient = skeinv1connect.NewClusterServiceClient(client)
+	result.InsideServiceClient = skeinv1connect.NewInsideServiceClient(client)
 	return result, nil
 }
 
-func overTransport(base string, transport *http.Transport, target *skeinv1.ClientContext) skeinv1connect.ClusterServiceClient {
-	return skeinv1connect.NewClusterServiceClient(connect.NewClient(
+func overTransport(base string, transport *http.Transport, target *skeinv1.ClientContext) *connect.Client {
+	return connect.NewClient(
 		connecthttp.NewTransport(&http.Client{Transport: transport}, base, connecthttp.WithReadMaxBytes(0)), // lists are as long as the cluster is large
 		bearer(target.GetToken()), explainTransport(target.GetServer()),
-	))
+	)
 }
 
 // newTransport speaks HTTP/2 only: exec needs both directions at once.

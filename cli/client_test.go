@@ -10,6 +10,7 @@ import (
 	"time"
 
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
+	"github.com/skein-dev/skein/proto/skein/v1/skeinv1connect"
 )
 
 // A machine that loses its power says nothing any more: no answer, no FIN.
@@ -27,7 +28,7 @@ func TestASilentServerIsGivenUpWithinSeconds(t *testing.T) {
 		}
 		defer transport.CloseIdleConnections()
 		begin := time.Now()
-		stream, err := overTransport(base, transport, target).Watch(t.Context(), &skeinv1.GetRequest{Kind: "pods"})
+		stream, err := skeinv1connect.NewClusterServiceClient(overTransport(base, transport, target)).Watch(t.Context(), &skeinv1.GetRequest{Kind: "pods"})
 		if err == nil {
 			_, err = stream.Receive()
 		}

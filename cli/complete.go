@@ -116,6 +116,8 @@ func (k *completer) values(app *cli.App, name string) []string {
 		return k.names("nodes")
 	case "output":
 		return k.outputs()
+	case "sort-by":
+		return []string{"cpu", "memory"}
 	case "role":
 		return []string{"view", "edit", "admin"}
 	case "image":
@@ -166,10 +168,24 @@ func (k *completer) arguments(app *cli.App) []string {
 		return k.kindOrObject(k.word, "deploy")
 	case "skein logs":
 		return append(k.names("pods"), k.kindOrObject(k.word, "deploy")...)
-	case "skein exec":
+	case "skein exec", "skein attach":
 		if first {
 			return k.names("pods")
 		}
+	case "skein port-forward":
+		if first {
+			return append(k.names("pods"), k.kindOrObject(k.word, "deploy")...)
+		}
+	case "skein cp":
+		var places []string
+		for _, name := range k.names("pods") {
+			places = append(places, name+":/")
+		}
+		return append(places, filesFollow)
+	case "skein top nodes":
+		return k.names("nodes")
+	case "skein top pods":
+		return k.names("pods")
 	case "skein node drain", "skein node cordon", "skein node uncordon", "skein node rm":
 		return k.names("nodes")
 	case "skein token revoke":

@@ -13,7 +13,6 @@ import (
 	"golang.org/x/term"
 
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
-	"github.com/skein-dev/skein/proto/skein/v1/skeinv1connect"
 )
 
 func (s *session) execCommand() *cli.Command {
@@ -132,9 +131,15 @@ func readInput(ctx context.Context, r io.Reader) <-chan []byte {
 	return chunks
 }
 
+// An execStream is how one types to a program, and hears it.
+type execStream interface {
+	Send(*skeinv1.ExecRequest) error
+	Receive() (*skeinv1.ExecResponse, error)
+}
+
 // sendExec is the only one to send once the program has started. The end of
 // input closes that alone: sizes may follow.
-func (s *session) sendExec(ctx context.Context, stream skeinv1connect.ClusterServiceExecClientStream, input <-chan []byte, sizes <-chan struct{}) {
+func (s *session) sendExec(ctx context.Context, stream execStream, input <-chan []byte, sizes <-chan struct{}) {
 	for {
 		request := &skeinv1.ExecRequest{}
 		select {
@@ -160,7 +165,7 @@ func (s *session) sendExec(ctx context.Context, stream skeinv1connect.ClusterSer
 	}
 }
 
-func (s *session) receiveExec(stream skeinv1connect.ClusterServiceExecClientStream) error {
+func (s *session) receiveExec(stream execStream) error {
 	for {
 		response, err := stream.Receive()
 		if errors.Is(err, io.EOF) {

@@ -29,6 +29,7 @@ import (
 // notes every request, so that a script can check what was sent.
 type fake struct {
 	skeinv1connect.UnimplementedClusterServiceHandler
+	skeinv1connect.UnimplementedInsideServiceHandler
 
 	mu     sync.Mutex
 	mode   string

@@ -58,6 +58,7 @@ type Duties interface {
 // Peers reaches other agents.
 type Peers interface {
 	Client(node string) skeinv1connect.PeerServiceClient
+	Inside(node string) skeinv1connect.InsidePeerServiceClient
 	Transport() http.RoundTripper // of URLs http://<node>/…
 	Addr(node string) (netip.AddrPort, bool)
 	// Votes tells whether a node votes, for an agent that takes no part in raft.
@@ -136,6 +137,7 @@ type Config struct {
 	Duties    Duties
 	Peers     Peers
 	Pods      Pods
+	Inside    Inside
 	Images    Images
 	Voting    Voting
 	Sealer    object.Sealer  // of Secrets; nil: there can be none
@@ -213,6 +215,7 @@ func (s *Server) people(who func(*http.Request) (Caller, error)) http.Handler {
 	mux := http.NewServeMux()
 	server := connect.NewServer(s.translated)
 	skeinv1connect.RegisterClusterServiceHandler(server, &cluster{Server: s})
+	skeinv1connect.RegisterInsideServiceHandler(server, &inside{Server: s})
 	connecthttp.Mount(mux, server, connecthttp.WithReadMaxBytes(maxMessage))
 	mux.HandleFunc("/", s.root)
 	return s.identified(who, s.routed(mux))
@@ -234,14 +237,17 @@ func (s *Server) Node() http.Handler {
 	mux := http.NewServeMux()
 	server := connect.NewServer(s.translated)
 	skeinv1connect.RegisterPeerServiceHandler(server, &peer{Server: s})
+	skeinv1connect.RegisterInsidePeerServiceHandler(server, &insidePeer{Server: s})
 	connecthttp.Mount(mux, server, connecthttp.WithReadMaxBytes(maxMessage),
 		connecthttp.WithCompressors()) // the same goes to each of a thousand nodes, and to compress it costs more than all else
 
 	forwarded := http.NewServeMux()
 	people := connect.NewServer(s.translated)
 	skeinv1connect.RegisterClusterServiceHandler(people, &cluster{Server: s})
+	skeinv1connect.RegisterInsideServiceHandler(people, &inside{Server: s})
 	connecthttp.Mount(forwarded, people, connecthttp.WithReadMaxBytes(maxMessage))
 	mux.Handle("/"+skeinv1connect.ClusterServiceName+"/", s.identified(s.passedOn, s.arrived(forwarded)))
+	mux.Handle("/"+skeinv1connect.InsideServiceName+"/", s.identified(s.passedOn, s.arrived(forwarded)))
 	return mux
 }
 

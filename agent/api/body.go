@@ -16,6 +16,9 @@ const bodyPatience = 30 * time.Second
 // streamed are the calls whose bodies go on for as long as a person likes.
 var streamed = map[string]bool{
 	skeinv1connect.ClusterServiceExecProcedure:            true,
+	skeinv1connect.InsideServiceAttachProcedure:           true,
+	skeinv1connect.InsideServiceCopyInProcedure:           true,
+	skeinv1connect.InsideServicePortForwardProcedure:      true,
 	skeinv1connect.ClusterServiceImportImageProcedure:     true,
 	skeinv1connect.ClusterServiceRestoreSnapshotProcedure: true,
 }

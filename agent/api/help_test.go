@@ -117,10 +117,13 @@ func (e *ears) Tell(ev *corev1.Event) {
 type alone struct{}
 
 func (alone) Client(string) skeinv1connect.PeerServiceClient { return nil }
-func (alone) Transport() http.RoundTripper                   { return http.DefaultTransport }
-func (alone) Addr(string) (netip.AddrPort, bool)             { return netip.AddrPort{}, false }
-func (alone) Votes(string) bool                              { return false }
-func (alone) Health() map[string]Health                      { return map[string]Health{} }
+func (alone) Inside(string) skeinv1connect.InsidePeerServiceClient {
+	return nil
+}
+func (alone) Transport() http.RoundTripper       { return http.DefaultTransport }
+func (alone) Addr(string) (netip.AddrPort, bool) { return netip.AddrPort{}, false }
+func (alone) Votes(string) bool                  { return false }
+func (alone) Health() map[string]Health          { return map[string]Health{} }
 func (alone) Probe(context.Context, string, netip.AddrPort, uint64) skeinv1.ProbeResult {
 	return skeinv1.ProbeResult_PROBE_RESULT_SILENT
 }
@@ -175,6 +178,10 @@ func newWorld(t *testing.T) *world {
 
 // client calls a handler, with a bearer token if there is one.
 func (w *world) client(h http.Handler, token string) skeinv1connect.ClusterServiceClient {
+	return skeinv1connect.NewClusterServiceClient(w.dial(h, token))
+}
+
+func (w *world) dial(h http.Handler, token string) *connect.Client {
 	srv := httptest.NewUnstartedServer(h)
 	srv.Config.Protocols = new(http.Protocols)
 	srv.Config.Protocols.SetUnencryptedHTTP2(true) // as nodes speak; streams both ways need it
@@ -183,7 +190,7 @@ func (w *world) client(h http.Handler, token string) skeinv1connect.ClusterServi
 	base := &http.Transport{Protocols: srv.Config.Protocols}
 	w.t.Cleanup(base.CloseIdleConnections)
 	transport := &bearerTransport{token: token, base: base}
-	return skeinv1connect.NewClusterServiceClient(connect.NewClient(connecthttp.NewTransport(&http.Client{Transport: transport}, srv.URL)))
+	return connect.NewClient(connecthttp.NewTransport(&http.Client{Transport: transport}, srv.URL))
 }
 
 type bearerTransport struct {

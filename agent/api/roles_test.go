@@ -2,9 +2,11 @@ package api
 
 import (
 	"errors"
+	"maps"
 	"testing"
 
 	"connectrpc.com/connect/v2"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
 	"github.com/skein-dev/skein/proto/skein/v1/skeinv1connect"
@@ -17,11 +19,7 @@ func TestRolesAllowWhatTheySay(t *testing.T) {
 	}
 	web := &skeinv1.ObjectRef{Kind: "deploy", Name: "web"}
 	none := "nothing has this name" // who may, hears this and no refusal
-	calls := map[string]struct {
-		role Role
-		fail bool
-		call func(c callerOf) error
-	}{
+	calls := map[string]roleCall{
 		"Version": {role: RoleNone, call: func(c callerOf) error { return errOf(c.Version(t.Context(), &skeinv1.VersionRequest{})) }},
 		"Get":     {role: RoleView, call: func(c callerOf) error { return errOf(c.Get(t.Context(), &skeinv1.GetRequest{Kind: "pods"})) }},
 		"Status":  {role: RoleView, call: func(c callerOf) error { return errOf(c.Status(t.Context(), &skeinv1.StatusRequest{})) }},
@@ -90,10 +88,14 @@ func TestRolesAllowWhatTheySay(t *testing.T) {
 			return errOf(stream.CloseAndReceive())
 		}},
 	}
-	methods := skeinv1.File_skein_v1_cluster_proto.Services().Get(0).Methods()
-	for i := range methods.Len() {
-		if _, tried := calls[string(methods.Get(i).Name())]; !tried {
-			t.Errorf("%s is tried by nobody", methods.Get(i).Name())
+	maps.Copy(calls, insideCalls(t))
+	for _, service := range []protoreflect.ServiceDescriptor{
+		skeinv1.File_skein_v1_cluster_proto.Services().ByName("ClusterService"), skeinv1.File_skein_v1_inside_proto.Services().ByName("InsideService"),
+	} {
+		for i := range service.Methods().Len() {
+			if _, tried := calls[string(service.Methods().Get(i).Name())]; !tried {
+				t.Errorf("%s is tried by nobody", service.Methods().Get(i).Name())
+			}
 		}
 	}
 	for _, role := range []Role{RoleNone, RoleView, RoleEdit, RoleAdmin} {
@@ -105,7 +107,8 @@ func TestRolesAllowWhatTheySay(t *testing.T) {
 			}
 			token = made.GetToken()
 		}
-		client := w.client(w.server.People(), token)
+		conn := w.dial(w.server.People(), token)
+		client := callerOf{skeinv1connect.NewClusterServiceClient(conn), skeinv1connect.NewInsideServiceClient(conn)}
 		for name, c := range calls {
 			err := c.call(client)
 			code := connect.CodeOf(err)
@@ -137,4 +140,83 @@ func first[M any, S interface {
 	return errors.Join(err, stream.Close())
 }
 
-type callerOf = skeinv1connect.ClusterServiceClient
+type callerOf struct {
+	skeinv1connect.ClusterServiceClient
+	skeinv1connect.InsideServiceClient
+}
+
+// A roleCall is a call that takes a role, and fails also for whoever has it, or
+// not.
+type roleCall struct {
+	role Role
+	fail bool
+	call func(c callerOf) error
+}
+
+// insideCalls are those of InsideService.
+func insideCalls(t *testing.T) map[string]roleCall {
+	nobody := &skeinv1.ObjectRef{Kind: "pod", Name: "nothing has this name"}
+	return map[string]roleCall{
+		"Attach": {role: RoleEdit, fail: true, call: func(c callerOf) error {
+			stream, err := c.Attach(t.Context())
+			if err == nil {
+				_ = stream.Send(&skeinv1.AttachRequest{Message: &skeinv1.AttachRequest_Start{Start: &skeinv1.AttachStart{Pod: nobody}}}) // the answer tells
+				_ = stream.CloseSend()
+			}
+			return first(stream, err)
+		}},
+		"CopyOut": {role: RoleEdit, fail: true, call: func(c callerOf) error {
+			return first(c.CopyOut(t.Context(), &skeinv1.CopyOutRequest{Pod: nobody, Path: "/"}))
+		}},
+		"CopyIn": {role: RoleEdit, fail: true, call: func(c callerOf) error {
+			stream, err := c.CopyIn(t.Context())
+			if err != nil {
+				return err
+			}
+			_ = stream.Send(&skeinv1.CopyInRequest{Start: &skeinv1.CopyInStart{Pod: nobody, Path: "/"}}) // the answer tells
+			return errOf(stream.CloseAndReceive())
+		}},
+		"PortForward": {role: RoleEdit, fail: true, call: func(c callerOf) error {
+			stream, err := c.PortForward(t.Context())
+			if err == nil {
+				_ = stream.Send(&skeinv1.PortForwardRequest{Pod: nobody, Port: 80}) // the answer tells
+				_ = stream.CloseSend()
+			}
+			return first(stream, err)
+		}},
+		"Top": {role: RoleView, call: func(c callerOf) error {
+			return errOf(c.Top(t.Context(), &skeinv1.TopRequest{Kind: "nodes"}))
+		}},
+	}
+}
+
+// What a node without a vote asks of another's containers is refused.
+func TestOnlyVotersReachInside(t *testing.T) {
+	w := newWorld(t)
+	p := &insidePeer{Server: w.server}
+	calls := map[string]func() error{
+		"PodAttach": func() error { return p.PodAttach(t.Context(), skeinv1connect.InsidePeerServicePodAttachServerStream{}) },
+		"PodCopyOut": func() error {
+			return p.PodCopyOut(t.Context(), nil, skeinv1connect.InsidePeerServicePodCopyOutServerStream{})
+		},
+		"PodCopyIn": func() error {
+			return errOf(p.PodCopyIn(t.Context(), skeinv1connect.InsidePeerServicePodCopyInServerStream{}))
+		},
+		"PodForward": func() error {
+			return p.PodForward(t.Context(), skeinv1connect.InsidePeerServicePodForwardServerStream{})
+		},
+		"NodeUsage": func() error { return errOf(p.NodeUsage(t.Context(), nil)) },
+	}
+	methods := skeinv1.File_skein_v1_inside_proto.Services().ByName("InsidePeerService").Methods()
+	for i := range methods.Len() {
+		name := string(methods.Get(i).Name())
+		if calls[name] == nil {
+			t.Errorf("%s is tried by nobody", name)
+			continue
+		}
+		var refusal *refusal
+		if err := calls[name](); !errors.As(err, &refusal) || refusal.code != connect.CodePermissionDenied {
+			t.Errorf("%s of a node without a vote: %v", name, err)
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 	"github.com/skein-dev/skein/agent/object"
 	"github.com/skein-dev/skein/consensus/state"
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
+	"github.com/skein-dev/skein/proto/skein/v1/skeinv1connect"
 )
 
 const (
@@ -21,7 +22,7 @@ const (
 var canary64 = base64.StdEncoding.EncodeToString([]byte(canary))
 
 // as is a caller of a role.
-func (w *world) as(role Role) callerOf {
+func (w *world) as(role Role) skeinv1connect.ClusterServiceClient {
 	w.t.Helper()
 	made, err := w.root.CreateToken(w.t.Context(), &skeinv1.CreateTokenRequest{Role: role.String()})
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"strings"
-	"sync"
 
 	"connectrpc.com/connect/v2"
 
@@ -50,13 +49,32 @@ func (c *cluster) Exec(ctx context.Context, stream skeinv1connect.ClusterService
 	if err != nil {
 		return c.unreachable(pod.Spec.NodeName, err)
 	}
+	return splice(c.Server, pod.Spec.NodeName, stream, remote, first)
+}
+
+// A near is the callee's end of a stream, a far the caller's.
+type near[Q, A any] interface {
+	Receive() (Q, error)
+	Send(A) error
+}
+
+type far[Q, A any] interface {
+	Send(Q) error
+	Receive() (A, error)
+	CloseSend() error
+	Close() error
+}
+
+// splice joins what a client said, beginning with first, with another node that
+// answers. It ends with the answer, or with the context of both.
+func splice[Q, A any](s *Server, node string, client near[Q, A], remote far[Q, A], first Q) error {
 	defer func() { _ = remote.Close() }()
-	if err := remote.Send(first); err != nil {
-		return c.unreachable(pod.Spec.NodeName, err)
+	if err := remote.Send(first); err != nil && !errors.Is(err, io.EOF) { // after an EOF the answer tells why
+		return s.unreachable(node, err)
 	}
 	go func() {
 		for {
-			msg, err := stream.Receive()
+			msg, err := client.Receive()
 			if err != nil {
 				_ = remote.CloseSend() // the answer tells what became of it
 				return
@@ -72,9 +90,9 @@ func (c *cluster) Exec(ctx context.Context, stream skeinv1connect.ClusterService
 			return nil
 		}
 		if err != nil {
-			return c.unreachable(pod.Spec.NodeName, err)
+			return s.unreachable(node, err)
 		}
-		if err := stream.Send(msg); err != nil {
+		if err := client.Send(msg); err != nil {
 			return err
 		}
 	}
@@ -100,47 +118,18 @@ func (p *peer) PodExec(ctx context.Context, stream skeinv1connect.PeerServicePod
 func (s *Server) execHere(ctx context.Context, start *skeinv1.ExecStart, stream execServer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var mu sync.Mutex // Send is not for two at once
-	out := func(wrap func([]byte) *skeinv1.ExecResponse) io.Writer {
-		return writerFunc(func(b []byte) (int, error) {
-			mu.Lock()
-			defer mu.Unlock()
-			if err := stream.Send(wrap(append([]byte(nil), b...))); err != nil {
-				cancel()
-				return 0, err
-			}
-			return len(b), nil
-		})
-	}
-	stdin, keys := io.Pipe()
-	defer func() { _ = stdin.Close() }() // always nil
-	resize := make(chan *skeinv1.TerminalSize, 8)
-	if start.GetSize() != nil {
-		resize <- start.GetSize()
-	}
-	go func() {
-		defer close(resize)
-		err := pump(stream, keys, resize)
-		_ = keys.CloseWithError(io.EOF) // always nil
-		if err != nil {
-			cancel() // the client is gone: leave nothing running
-		}
-	}()
+	t := newTyped(stream, cancel)
+	defer t.close()
 	var refused holdback
 	req := ExecRequest{
 		UID: start.GetPod().GetName(), Container: start.GetContainer(),
-		Command: start.GetCommand(), Env: start.GetEnv(), TTY: start.GetTty(), Size: start.GetSize(), Resize: resize,
-		Stdout: out(func(b []byte) *skeinv1.ExecResponse {
-			return &skeinv1.ExecResponse{Message: &skeinv1.ExecResponse_Stdout{Stdout: b}}
-		}),
-		Stderr: out(func(b []byte) *skeinv1.ExecResponse {
-			return &skeinv1.ExecResponse{Message: &skeinv1.ExecResponse_Stderr{Stderr: b}}
-		}),
+		Command: start.GetCommand(), Env: start.GetEnv(), TTY: start.GetTty(), Size: start.GetSize(), Resize: t.resize,
+		Stdout: t.stdout(), Stderr: t.stderr(),
 	}
 	if start.GetStdin() {
-		req.Stdin = stdin
+		req.Stdin = t.stdin
 	} else {
-		go func() { _, _ = io.Copy(io.Discard, stdin) }() // nobody reads it; it ends with the pipe
+		go func() { _, _ = io.Copy(io.Discard, t.stdin) }() // nobody reads it; it ends with the pipe
 	}
 	refused.to, req.Stderr = req.Stderr, &refused
 	code, err := s.cfg.Pods.PodExec(ctx, req)
@@ -148,9 +137,7 @@ func (s *Server) execHere(ctx context.Context, start *skeinv1.ExecStart, stream 
 		return cannotExec(err)
 	}
 	refused.release()
-	mu.Lock()
-	defer mu.Unlock()
-	return stream.Send(&skeinv1.ExecResponse{Message: &skeinv1.ExecResponse_ExitCode{ExitCode: int32(code)}}) //nolint:gosec // an exit code
+	return t.exit(code)
 }
 
 // startFailed begins what the runtime says, on the program's own standard error

@@ -130,26 +130,6 @@ func (n *Node) runs(ctx context.Context, pod, name string, previous bool) ([]con
 	return nil, fmt.Errorf("no container has run here yet: %w", container.ErrNotFound)
 }
 
-// PodExec runs a program in a container of a Pod that runs here.
-func (n *Node) PodExec(ctx context.Context, uid, name string, spec container.ExecSpec) (int, error) {
-	pod, err := n.pod(types.UID(uid))
-	if err != nil {
-		return 0, err
-	}
-	if pod == nil {
-		return 0, fmt.Errorf("no such Pod here: %w", container.ErrNotFound)
-	}
-	if name == "" {
-		name = pod.Spec.Containers[0].Name
-	}
-	for _, s := range attemptsOf(name, n.statuses(pod.UID)) {
-		if s.State == container.Running {
-			return n.cfg.Driver.Exec(ctx, s.ID, spec)
-		}
-	}
-	return 0, fmt.Errorf("container %q does not run: %w", name, container.ErrNotFound)
-}
-
 // report says the Pod's status as it is now.
 func (w *worker) report(pod *corev1.Pod, have []container.Status) {
 	v := view{

@@ -79,6 +79,7 @@ type Node struct {
 	leases  *leases
 	litter  chan struct{} // something was removed that takes space
 	born    time.Time     // when Run began
+	meter   *meter
 
 	mu      sync.Mutex
 	workers map[types.UID]*worker
@@ -105,6 +106,7 @@ func New(cfg Config) *Node {
 		workers: map[types.UID]*worker{},
 		have:    map[string][]container.Status{},
 	}
+	n.meter = &meter{usage: cfg.Driver.Usage}
 	n.leases = newLeases(n, n.log)
 	return n
 }

@@ -29,6 +29,7 @@ func containerSpec(pod *corev1.Pod, c *corev1.Container, img image.Config, hostI
 		Cwd:     cmp.Or(c.WorkingDir, img.WorkingDir, "/"),
 		User:    img.User,
 		Labels:  map[string]string{},
+		Stdin:   c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY,
 	}
 	env := environment(pod, c, img, hostIP)
 	spec.Env = env.list()

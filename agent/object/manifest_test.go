@@ -213,7 +213,7 @@ func TestManifestErrors(t *testing.T) {
 		{"args: [--greet, \"hello world\"]", "args: [--greet, 1]"},
 		{"args: [--greet, \"hello world\"]", "args: [--greet, ~]"},
 		{"args: [--greet, \"hello world\"]", "args: [\"a\\0b\"]"},
-		{"args: [--greet, \"hello world\"]", "stdin: true"},
+		{"args: [--greet, \"hello world\"]", "stdin: \"yes\""},
 		{"args: [--greet, \"hello world\"]", "workingDir: tmp"},
 		{"args: [--greet, \"hello world\"]", "imagePullPolicy: Sometimes"},
 		{"args: [--greet, \"hello world\"]", "lifecycle: {preStop: {sleep: {seconds: 5}}}"},

@@ -17,6 +17,7 @@ import (
 	"github.com/skein-dev/skein/agent/lab"
 	"github.com/skein-dev/skein/runtime/image"
 	"github.com/skein-dev/skein/runtime/keeper"
+	"github.com/skein-dev/skein/runtime/runc/transfer"
 )
 
 // version and format are set by the linker: format is a number, the newest that
@@ -46,6 +47,9 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == unpackVerb {
 		os.Exit(image.UnpackMain(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == copyVerb {
+		os.Exit(transfer.Main(os.Args[2:]))
+	}
 	cli.FlagStringer = plainDefaults(cli.FlagStringer)
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	err := app().RunContext(ctx, os.Args)
@@ -53,8 +57,12 @@ func main() {
 	os.Exit(forKeeper(exit(err)))
 }
 
-// unpackVerb starts the child that unpacks a layer.
-const unpackVerb = "unpack-layer"
+// unpackVerb starts the child that unpacks a layer, copyVerb the one that copies
+// files in and out of containers.
+const (
+	unpackVerb = "unpack-layer"
+	copyVerb   = "copy-files"
+)
 
 // forKeeper is how an agent that must not be started again says so: Go itself
 // ends a program that panics with 2, and that one is.

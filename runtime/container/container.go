@@ -50,6 +50,9 @@ type Spec struct {
 	Resources Resources
 	Security  Security
 	Labels    map[string]string // kept with the container, returned by List
+	Stdin     bool              // keep an input open that Attach can write to
+	StdinOnce bool              // close it once the first who attached has no more
+	TTY       bool              // run it at a terminal
 	LogLimit  int64             // bytes kept on disk for this container's output; 0: 10 MiB in two files
 }
 
@@ -117,6 +120,32 @@ type ExecSpec struct {
 	Size   Size // of the terminal as the program begins; zero: not known
 }
 
+// An AttachSpec is what is joined to a running container.
+type AttachSpec struct {
+	Stdin  io.Reader // nil: none; its end closes the container's input if that is to be closed once
+	Stdout io.Writer
+	Stderr io.Writer // unused where the container has a terminal
+	Resize <-chan Size
+	Size   Size // of the terminal as it is joined; zero: not known
+	Replay bool // begin with all output that is kept
+}
+
+// A CopySpec says where to unpack. With Archive all of the tar goes into the
+// folder Path, which is made if missing. Otherwise the tar holds one file or
+// folder, which goes into the folder of that path where there is one, and else
+// takes the path itself.
+type CopySpec struct {
+	Path    string
+	Archive bool
+}
+
+// ErrNoInput says that a container was started without standard input.
+var ErrNoInput = errors.New("it has no standard input")
+
+// ErrOldKeeper says that what keeps terminals and input on this machine is of an
+// older build, and must be reloaded before it can.
+var ErrOldKeeper = errors.New("not supported by this machine's keeper until it is reloaded")
+
 // A Size is that of a terminal, in characters.
 type Size struct{ Columns, Rows uint16 }
 
@@ -163,6 +192,16 @@ type Driver interface {
 	Changed() <-chan struct{}
 	// Exec runs a program in a running container and returns its exit code.
 	Exec(ctx context.Context, id ID, spec ExecSpec) (int, error)
+	// Attach joins the input and output of a running container, and returns its
+	// exit code once it has ended and all was given. Any number may do so at once.
+	Attach(ctx context.Context, id ID, spec AttachSpec) (int, error)
+	// CopyOut writes a tar of what is at a path in a running container, as its
+	// own user sees it: names begin with the last element of the path, links stay
+	// links. It returns, for a person, what it left out.
+	CopyOut(ctx context.Context, id ID, path string, w io.Writer) (notices []string, err error)
+	// CopyIn unpacks a tar in a running container, as its own user may. It
+	// returns, for a person, what it left out.
+	CopyIn(ctx context.Context, id ID, spec CopySpec, r io.Reader) (notices []string, err error)
 	// Logs calls each for the container's output, in order. It returns when all
 	// was read, each fails, or ctx ends.
 	Logs(ctx context.Context, id ID, opt LogOptions, each func(LogLine) error) error

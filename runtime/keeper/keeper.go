@@ -11,9 +11,11 @@
 //	hold                    while it is there no agent is started
 //	reload                  what SIGHUP executes in place, NUL-separated, to replace keeper and
 //	                        agent; absent: the same program, and the agent stays
+//	features                the keeper's pid, and what it can that older ones cannot
 //	exits/PID-START         how an orphan ended
 //	logs/ID/                output of one container, see [Dir.OpenLog]
 //	logs/ID.end             the agent's wish to finish that output
+//	logs/ID.eof             the agent's wish to close that container's input
 //	leases/POD              until when a Pod may run, see [Lease]
 package keeper
 
@@ -37,6 +39,7 @@ func (d Dir) AgentState() string { return d.join("agent.state") }
 func (d Dir) Lock() string       { return d.join("lock") }
 func (d Dir) Hold() string       { return d.join("hold") }
 func (d Dir) Reload() string     { return d.join("reload") }
+func (d Dir) Features() string   { return d.join("features") }
 func (d Dir) Exits() string      { return d.join("exits") }
 func (d Dir) Logs() string       { return d.join("logs") }
 
@@ -182,4 +185,23 @@ const TracebackEnv = "GOTRACEBACK"
 func Environ() []string {
 	env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, TracebackEnv+"=") })
 	return append(env, TracebackEnv+"=crash")
+}
+
+// FeatureInput is that a keeper holds terminals and standard inputs.
+const FeatureInput = "input"
+
+// WriteFeatures says what this keeper can. It is written once it can.
+func (d Dir) WriteFeatures(pid int) error {
+	return WriteAside(d.Features(), []byte(strconv.Itoa(pid)+" "+FeatureInput+"\n"))
+}
+
+// Can tells whether the keeper that serves this folder has a feature.
+func (d Dir) Can(feature string) bool {
+	text, err := os.ReadFile(d.Features())
+	if err != nil {
+		return false
+	}
+	pid, err := ReadPID(d.KeeperPID())
+	f := strings.Fields(string(text))
+	return err == nil && len(f) > 0 && f[0] == strconv.Itoa(pid) && slices.Contains(f[1:], feature)
 }

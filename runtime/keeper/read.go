@@ -36,7 +36,7 @@ func (d Dir) ReadLog(ctx context.Context, id string, opt ReadOptions, each func(
 	r := &reader{ctx: ctx, dir: d.LogDir(id), since: opt.Since}
 	defer r.close()
 	var err error
-	if r.watch, err = NewWatch(r.dir, syscall.IN_MODIFY|syscall.IN_CREATE|syscall.IN_MOVED_TO|syscall.IN_MOVE_SELF|syscall.IN_DELETE_SELF); err != nil {
+	if r.watch, err = NewWatch(r.dir, watched); err != nil {
 		return err
 	}
 	closed := exists(filepath.Join(r.dir, ClosedAt))
@@ -62,18 +62,65 @@ func (d Dir) ReadLog(ctx context.Context, id string, opt ReadOptions, each func(
 	})
 	for _, f := range files {
 		r.now = cursor{file: f}
-		if err := r.read(&r.now, size(f), lines); err != nil {
+		if err := r.read(&r.now, size(f), lines.add); err != nil {
 			return err
 		}
 	}
 	if opt.Follow {
-		if err := r.follow(closed, lines); err != nil {
+		if err := r.follow(closed, lines.add); err != nil {
 			return err
 		}
 		closed = true
 	}
 	return lines.flush(!closed)
 }
+
+// A taker is given what one read of a stream gave, valid until it returns.
+type taker func(stream byte, t time.Time, data []byte) error
+
+// FollowLog calls each for a container's output as it was written, whole lines
+// or not, until the keeper has closed it and all was read: from the first that
+// is kept, or else from what is written from now on.
+func (d Dir) FollowLog(ctx context.Context, id string, from LogStart, each func(stream byte, t time.Time, data []byte) error) error {
+	r := &reader{ctx: ctx, dir: d.LogDir(id)}
+	defer r.close()
+	var err error
+	if r.watch, err = NewWatch(r.dir, watched); err != nil {
+		return err
+	}
+	closed := exists(filepath.Join(r.dir, ClosedAt))
+	files, err := r.open()
+	if err != nil {
+		return err
+	}
+	for i, f := range files {
+		last := i == len(files)-1
+		c := cursor{file: f}
+		if from == FromNow {
+			c.off = size(f)
+		}
+		if last {
+			r.now = c // and closed with the reader
+			break
+		}
+		err = errors.Join(err, r.read(&c, size(f), each), f.Close())
+	}
+	if err != nil {
+		return err
+	}
+	return r.follow(closed, each)
+}
+
+// LogStart is where to begin to follow.
+type LogStart int
+
+// The first that is kept, or what comes from now on.
+const (
+	FromFirst LogStart = iota
+	FromNow
+)
+
+const watched = syscall.IN_MODIFY | syscall.IN_CREATE | syscall.IN_MOVED_TO | syscall.IN_MOVE_SELF | syscall.IN_DELETE_SELF
 
 // A reader reads the two files of one container's output.
 type reader struct {
@@ -129,7 +176,7 @@ func (r *reader) skip(files []*os.File, opt ReadOptions) (int64, error) {
 	var n int64
 	count := newAssembler(func(Line) error { n++; return nil })
 	for _, f := range files {
-		if err := r.read(&cursor{file: f}, size(f), count); err != nil {
+		if err := r.read(&cursor{file: f}, size(f), count.add); err != nil {
 			return 0, err
 		}
 	}
@@ -140,7 +187,7 @@ func (r *reader) skip(files []*os.File, opt ReadOptions) (int64, error) {
 }
 
 // read feeds the frames before end; end < 0 is all there are.
-func (r *reader) read(c *cursor, end int64, to *assembler) error {
+func (r *reader) read(c *cursor, end int64, to taker) error {
 	for end < 0 || c.off < end {
 		h, data, err := c.next()
 		if errors.Is(err, io.EOF) {
@@ -150,7 +197,7 @@ func (r *reader) read(c *cursor, end int64, to *assembler) error {
 			return err
 		}
 		if t := time.Unix(0, h.Time); !t.Before(r.since) {
-			if err := to.add(h.Stream, t, data); err != nil {
+			if err := to(h.Stream, t, data); err != nil {
 				return err
 			}
 		}
@@ -160,7 +207,7 @@ func (r *reader) read(c *cursor, end int64, to *assembler) error {
 
 // follow reads on until the output is closed or its folder is gone. It asks
 // whether it is closed before it reads, so nothing written before that is missed.
-func (r *reader) follow(closed bool, to *assembler) error {
+func (r *reader) follow(closed bool, to taker) error {
 	for {
 		if err := r.advance(to); err != nil {
 			return err
@@ -177,7 +224,7 @@ func (r *reader) follow(closed bool, to *assembler) error {
 
 // advance reads to the end of the newest file, through a rotation where there
 // was one.
-func (r *reader) advance(to *assembler) error {
+func (r *reader) advance(to taker) error {
 	for {
 		rotated := r.now.file == nil || !same(r.now.file, filepath.Join(r.dir, LogNow))
 		if r.now.file != nil {

@@ -30,6 +30,7 @@ type Config struct {
 	RunDir       string   // what need not: bundles, namespaces, runc's state; short, as it holds sockets
 	KeeperDir    string   // where the keeper is met
 	CgroupParent string   // absolute, like "/skein"
+	CopyCommand  []string // starts a process that calls transfer.Main with the argument that follows
 	Logger       *slog.Logger
 
 	step func(string) // told of each step of Start; tests fail there

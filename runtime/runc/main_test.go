@@ -17,6 +17,7 @@ import (
 	"github.com/skein-dev/skein/runtime/container"
 	"github.com/skein-dev/skein/runtime/container/containertest"
 	"github.com/skein-dev/skein/runtime/network"
+	"github.com/skein-dev/skein/runtime/runc/transfer"
 )
 
 // The tests run as the agent of a real keeper: the test binary starts one, with
@@ -25,6 +26,7 @@ import (
 const (
 	envWorld = "SKEIN_TEST_WORLD"
 	envRole  = "SKEIN_TEST_ROLE"
+	copyVerb = "copy-files" // begins the arguments of the process that copies
 )
 
 // world is set in the agent of the keeper.
@@ -33,6 +35,8 @@ var world string
 func TestMain(m *testing.M) {
 	world = os.Getenv(envWorld)
 	switch {
+	case len(os.Args) == 3 && os.Args[1] == copyVerb:
+		os.Exit(transfer.Main(os.Args[2:]))
 	case os.Getenv(envRole) != "":
 		playRole(os.Getenv(envRole))
 	case world != "":
@@ -146,7 +150,8 @@ func testConfig(t testing.TB, dir string) Config {
 	return Config{
 		Path: path, StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"),
 		KeeperDir: filepath.Join(world, "keeper"), CgroupParent: "/" + filepath.Base(world) + "/" + filepath.Base(dir),
-		Logger: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		CopyCommand: []string{os.Args[0], copyVerb},
+		Logger:      slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 }
 

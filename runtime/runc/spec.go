@@ -66,11 +66,17 @@ func makeProcess(c container.Spec, f frame) *specs.Process {
 	if cwd == "" {
 		cwd = "/"
 	}
+	env := c.Env
+	if c.TTY && !slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, "TERM=") }) {
+		env = append(slices.Clone(env), "TERM=xterm")
+	}
 	return &specs.Process{
 		User: f.User,
 		Args: c.Args,
-		Env:  c.Env,
+		Env:  env,
 		Cwd:  path.Clean("/" + cwd),
+
+		Terminal: c.TTY,
 		Capabilities: &specs.LinuxCapabilities{
 			Bounding: f.Caps, Effective: f.Caps, Permitted: f.Caps,
 		},

@@ -63,12 +63,14 @@ func (d *Driver) start(ctx context.Context, spec container.Spec) error {
 	}
 	d.cfg.step("spec")
 	// The keeper opens the output while we do the rest.
-	stdout, stderr, err := d.keeper.OpenLog(id.String(), spec.LogLimit)
+	if (spec.TTY || spec.Stdin) && !d.keeper.Can(keeper.FeatureInput) {
+		return fmt.Errorf("standard input and terminals: %w", container.ErrOldKeeper)
+	}
+	streams, err := d.keeper.OpenLog(id.String(), keeper.LogOptions{Limit: spec.LogLimit, Input: spec.Stdin, Terminal: spec.TTY})
 	if err != nil {
 		return fmt.Errorf("make the output: %w", err)
 	}
-	defer stdout.Close()
-	defer stderr.Close()
+	defer streams.Close()
 	d.cfg.step("output")
 	if err := os.MkdirAll(d.rootfs(id), 0o700); err != nil {
 		return err
@@ -88,7 +90,7 @@ func (d *Driver) start(ctx context.Context, spec container.Spec) error {
 		return err
 	}
 	d.cfg.step("bundle")
-	if err := d.launch(ctx, id, stdout, stderr); err != nil {
+	if err := d.launch(ctx, id, streams, spec.TTY); err != nil {
 		return err
 	}
 	d.cfg.step("run")
@@ -110,15 +112,24 @@ func (d *Driver) awaitKeeper(ctx context.Context, id container.ID) error {
 }
 
 // launch runs runc, so many at once.
-func (d *Driver) launch(ctx context.Context, id container.ID, stdout, stderr *os.File) error {
+func (d *Driver) launch(ctx context.Context, id container.ID, streams keeper.Streams, tty bool) error {
 	select {
 	case d.starts <- struct{}{}:
 		defer func() { <-d.starts }()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return d.runc(ctx, filepath.Join(d.bundle(id), "runc.log"), [3]*os.File{nil, stdout, stderr},
-		"run", "--detach", "--bundle", d.bundle(id), id.String())
+	args := []string{"run", "--detach", "--bundle", d.bundle(id)}
+	if tty {
+		dir, err := os.Open(d.keeper.LogDir(id.String()))
+		if err != nil {
+			return err
+		}
+		defer dir.Close()
+		// The keeper takes the terminal; see launchTerminal for the path.
+		args = append(args, "--console-socket", fmt.Sprintf("/proc/%d/fd/%d/%s", os.Getpid(), dir.Fd(), keeper.Console))
+	}
+	return d.runc(ctx, filepath.Join(d.bundle(id), "runc.log"), streams, append(args, id.String())...)
 }
 
 // ociSpec makes the final spec of a container whose root is mounted.

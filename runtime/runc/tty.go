@@ -75,15 +75,19 @@ func resize(terminal *os.File, sizes <-chan container.Size, ended <-chan struct{
 			if !ok {
 				return
 			}
-			raw, err := terminal.SyscallConn()
-			if err != nil {
-				return
-			}
-			_ = raw.Control(func(fd uintptr) {
-				_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: size.Rows, Col: size.Columns}) //nolint:gosec // small
-			})
+			setSize(terminal, size)
 		}
 	}
+}
+
+func setSize(terminal *os.File, size container.Size) {
+	raw, err := terminal.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = raw.Control(func(fd uintptr) {
+		_ = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: size.Rows, Col: size.Columns}) //nolint:gosec // small
+	})
 }
 
 // launchTerminal starts the program and receives its terminal from runc.
@@ -132,6 +136,11 @@ func receive(l *net.UnixListener) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
+	return receiveFrom(conn)
+}
+
+// receiveFrom takes the terminal that comes by a connection.
+func receiveFrom(conn *net.UnixConn) (*os.File, error) {
 	defer func() { _ = conn.Close() }()
 	if err := conn.SetDeadline(time.Now().Add(undoPatience)); err != nil {
 		return nil, err
@@ -143,11 +152,11 @@ func receive(l *net.UnixListener) (*os.File, error) {
 	}
 	messages, err := unix.ParseSocketControlMessage(oob[:n])
 	if err != nil || len(messages) != 1 {
-		return nil, errors.Join(errors.New("runc sent no terminal"), err)
+		return nil, errors.Join(errors.New("no terminal was sent"), err)
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
 	if err != nil || len(fds) != 1 {
-		return nil, errors.Join(errors.New("runc sent no terminal"), err)
+		return nil, errors.Join(errors.New("no terminal was sent"), err)
 	}
 	unix.CloseOnExec(fds[0])
 	if err := unix.SetNonblock(fds[0], true); err != nil {

@@ -35,6 +35,7 @@ type Process struct {
 	// Dial answers connections to the container's Pod, or is nil: nobody
 	// listens. It serves its end of the pipe as it likes.
 	Dial func(network, address string) (net.Conn, error)
+	Echo bool // writes each line that it reads, and ends with its input
 	// Exec runs a program in the container. Nil: exit code 0 at once.
 	Exec func(ctx context.Context, spec container.ExecSpec) (int, error)
 }
@@ -66,7 +67,9 @@ type box struct {
 	spec   container.Spec
 	proc   Process
 	lines  []container.LogLine
-	timer  *time.Timer // its own end, or the one that SIGTERM brings
+	files  map[string]entry // what was copied in, by path
+	input  bool             // its standard input is open
+	timer  *time.Timer      // its own end, or the one that SIGTERM brings
 }
 
 // New makes a driver whose containers do as program says.
@@ -134,6 +137,10 @@ func (d *Driver) Start(ctx context.Context, spec container.Spec) error {
 	}}
 	for i := range b.lines {
 		b.lines[i].Time = now
+	}
+	b.input = spec.Stdin
+	if p.Echo && !spec.Stdin {
+		p.Runs = 0 // there is nothing to read
 	}
 	d.boxes[spec.ID] = b
 	if l := d.leases[spec.ID.Pod]; l != nil && d.SinceBoot() >= l.kill {

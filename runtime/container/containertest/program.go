@@ -24,6 +24,7 @@ import (
 //	hostname       the host name, as a line
 //	serve ADDRESS  answers TCP connections with "hello", from now on
 //	cat            stdin to stdout
+//	lines          each line of stdin to stdout, after "got "
 //	sleep          says "sleeping", and ends on SIGTERM
 //	stubborn       says "stubborn", and ends on SIGKILL
 //	exit N         ends with exit code N
@@ -36,6 +37,9 @@ func Words(spec container.Spec) Process {
 			p.Dial = serve(text)
 		case "sleep":
 			p.Runs, p.Output = Forever, append(p.Output, container.LogLine{Text: []byte("sleeping")})
+			return p
+		case "lines":
+			p.Runs, p.Echo = Forever, true
 			return p
 		case "stubborn":
 			p.Runs, p.Stubborn, p.Output = Forever, true, append(p.Output, container.LogLine{Text: []byte("stubborn")})

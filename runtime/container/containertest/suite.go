@@ -40,6 +40,10 @@ func Suite(t *testing.T, open func(t *testing.T) Stage) {
 		"follows output to its end":                          testFollow,
 		"runs programs in containers":                        testExec,
 		"ends such a program with its context":               testExecCancelled,
+		"joins the input and output of a container":          testAttach,
+		"closes an input that is closed once":                testAttachOnce,
+		"copies files in and out":                            testCopy,
+		"refuses to copy where there is nothing":             testCopyNothing,
 		"connects inside the Pod":                            testDial,
 		"shares a host name in the Pod, and tells what used": testPod,
 	} {

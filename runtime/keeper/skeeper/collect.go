@@ -30,13 +30,17 @@ type collector struct {
 
 	sinks map[string]*sink // by container
 	pipes map[int32]*sink  // by descriptor
-	buf   []byte           // a frame
-	news  []byte           // inotify events
+	doors map[int32]*sink  // by descriptor: sockets where terminals are given, see terminal.go
+	given map[string]int   // terminals that an earlier keeper held, by container
+	swept time.Time
+	buf   []byte // a frame
+	news  []byte // inotify events
 }
 
-func newCollector(dir keeper.Dir) (*collector, error) {
+func newCollector(dir keeper.Dir, terminals map[string]int) (*collector, error) {
 	c := &collector{
 		dir: dir, sinks: map[string]*sink{}, pipes: map[int32]*sink{}, ended: make(chan struct{}),
+		doors: map[int32]*sink{}, given: terminals, swept: time.Now(),
 		buf: make([]byte, keeper.HeaderLen+keeper.MaxFrame), news: make([]byte, 8<<10),
 	}
 	var err error
@@ -59,6 +63,9 @@ func newCollector(dir keeper.Dir) (*collector, error) {
 		return nil, err
 	}
 	c.scan()
+	for _, fd := range c.given {
+		_ = syscall.Close(fd) // its container has gone
+	}
 	return c, nil
 }
 
@@ -71,7 +78,8 @@ func (c *collector) run() {
 	defer close(c.ended)
 	events := make([]syscall.EpollEvent, 64)
 	for {
-		n, err := syscall.EpollWait(c.poll, events, -1)
+		c.sweep()
+		n, err := syscall.EpollWait(c.poll, events, int(expireEvery/time.Millisecond))
 		if err != nil && !errors.Is(err, syscall.EINTR) {
 			say("wait for output: " + err.Error())
 			return
@@ -85,7 +93,9 @@ func (c *collector) run() {
 				c.look()
 			default:
 				if s := c.pipes[e.Fd]; s != nil {
-					c.move(s, int(e.Fd))
+					c.settle(s, int(e.Fd), c.move(s, int(e.Fd)))
+				} else if s := c.doors[e.Fd]; s != nil {
+					c.knock(s, int(e.Fd))
 				}
 			}
 		}
@@ -102,17 +112,32 @@ func (c *collector) stop() {
 func (c *collector) hold() string {
 	c.stop()
 	var list []string
-	for fd := range c.pipes {
-		keepOnExec(int(fd))
-		list = append(list, strconv.Itoa(int(fd)))
+	keep := func(fd int, name string) {
+		if fd >= 0 {
+			keepOnExec(fd)
+			list = append(list, strconv.Itoa(fd)+name)
+		}
+	}
+	for id, s := range c.sinks {
+		keep(s.input, "")
+		if s.terminal {
+			keep(s.pipes[0], ":"+id)
+			continue
+		}
+		keep(s.pipes[0], "")
+		keep(s.pipes[1], "")
 	}
 	return strings.Join(list, " ")
 }
 
 // resume goes on after hold.
 func (c *collector) resume() {
-	for fd := range c.pipes {
-		syscall.CloseOnExec(int(fd))
+	for _, s := range c.sinks {
+		for _, fd := range []int{s.pipes[0], s.pipes[1], s.input} {
+			if fd >= 0 {
+				syscall.CloseOnExec(fd)
+			}
+		}
 	}
 	c.ended = make(chan struct{})
 	go c.run()
@@ -134,6 +159,8 @@ func (c *collector) look() {
 				c.forget(name)
 			case strings.HasSuffix(name, keeper.EndMark):
 				c.finish(strings.TrimSuffix(name, keeper.EndMark))
+			case strings.HasSuffix(name, keeper.InputEnd):
+				c.endInput(strings.TrimSuffix(name, keeper.InputEnd))
 			case mask&syscall.IN_ISDIR != 0:
 				c.open(name)
 			}
@@ -161,6 +188,9 @@ func (c *collector) scan() {
 		}
 	}
 	for _, e := range entries {
+		if id, ok := strings.CutSuffix(e.Name(), keeper.InputEnd); ok {
+			c.endInput(id)
+		}
 		if id, ok := strings.CutSuffix(e.Name(), keeper.EndMark); ok {
 			c.finish(id)
 		}
@@ -174,6 +204,16 @@ func (c *collector) open(id string) {
 		return
 	}
 	s := newSink(dir)
+	if err := c.openInput(s, id); err != nil {
+		say("open the input of " + id + ": " + err.Error())
+		c.close(s)
+		return
+	}
+	if s.terminal {
+		c.sinks[id] = s
+		touch(dir + "/" + keeper.OpenedAt)
+		return
+	}
 	for i, name := range []string{keeper.PipeOut, keeper.PipeErr} {
 		fd, err := syscall.Open(dir+"/"+name, syscall.O_RDWR|syscall.O_NONBLOCK|syscall.O_CLOEXEC|syscall.O_NOFOLLOW, 0)
 		if err == nil {
@@ -197,7 +237,7 @@ func (c *collector) finish(id string) {
 	dir := c.dir.LogDir(id)
 	if s := c.sinks[id]; s != nil {
 		for _, fd := range s.pipes {
-			for c.move(s, fd) {
+			for fd >= 0 && c.move(s, fd) {
 			}
 		}
 		s.settle()
@@ -207,8 +247,11 @@ func (c *collector) finish(id string) {
 	if exists(dir) {
 		_ = os.Remove(dir + "/" + keeper.PipeOut)
 		_ = os.Remove(dir + "/" + keeper.PipeErr)
+		_ = os.Remove(dir + "/" + keeper.Input)
+		_ = os.Remove(dir + "/" + keeper.Console)
 		touch(dir + "/" + keeper.ClosedAt)
 	}
+	_ = os.Remove(dir + keeper.InputEnd)
 	_ = os.Remove(dir + keeper.EndMark)
 }
 
@@ -226,6 +269,7 @@ func (c *collector) close(s *sink) {
 			_ = syscall.Close(fd)
 		}
 	}
+	c.closeInput(s)
 	s.close()
 }
 

@@ -42,7 +42,7 @@ func main() {
 
 // run returns what to end with.
 func run(dir keeper.Dir, argv []string) (int, error) {
-	inherited := takeInherited()
+	inherited, terminals := takeInherited()
 	if err := dir.Make(); err != nil {
 		return 0, err
 	}
@@ -61,12 +61,15 @@ func run(dir keeper.Dir, argv []string) (int, error) {
 	if err := keeper.WriteAside(dir.KeeperPID(), pidLine(os.Getpid())); err != nil {
 		return 0, err
 	}
-	out, err := newCollector(dir)
+	out, err := newCollector(dir, terminals)
 	if err != nil {
 		return 0, err
 	}
 	for _, fd := range inherited {
 		_ = syscall.Close(fd) // the collector has opened them anew
+	}
+	if err := dir.WriteFeatures(os.Getpid()); err != nil {
+		return 0, err
 	}
 	heart, err := newHealth()
 	if err != nil {

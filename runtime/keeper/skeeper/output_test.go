@@ -19,7 +19,8 @@ import (
 // open gives both FIFOs once the keeper reads them.
 func (s *stage) open(id string, limit int64) (stdout, stderr *os.File) {
 	s.t.Helper()
-	stdout, stderr, err := s.dir.OpenLog(id, limit)
+	streams, err := s.dir.OpenLog(id, keeper.LogOptions{Limit: limit})
+	stdout, stderr = streams[1], streams[2]
 	if err == nil {
 		err = s.dir.AwaitLog(s.t.Context(), id)
 	}
@@ -212,7 +213,8 @@ func TestEndLogDoesNotWaitForADeadKeeper(t *testing.T) {
 	if err := d.Make(); err != nil {
 		t.Fatal(err)
 	}
-	stdout, stderr, err := d.OpenLog("c", 0)
+	streams, err := d.OpenLog("c", keeper.LogOptions{})
+	stdout, stderr := streams[1], streams[2]
 	if err != nil {
 		t.Fatal(err)
 	}

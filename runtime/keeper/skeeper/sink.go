@@ -14,15 +14,21 @@ import (
 type sink struct {
 	dir   string
 	pipes [2]int // stdout, stderr; -1 while closed
-	half  int64  // bytes, of each file
-	chunk int    // bytes read at once, so that a frame fits well into a file
-	file  int    // -1 while it could not be opened
-	size  int64
-	lost  int64 // bytes that could not be written since the last that could
+	input int    // stdin, held open; -1: none
+	door  int    // the socket where the terminal is given, -1: none
+	calls []int  // who has come to it and not yet given any
+
+	terminal bool  // there is one, and it is pipes[0]
+	quiet    bool  // nobody is at it, and it is only looked at when that changes
+	half     int64 // bytes, of each file
+	chunk    int   // bytes read at once, so that a frame fits well into a file
+	file     int   // -1 while it could not be opened
+	size     int64
+	lost     int64 // bytes that could not be written since the last that could
 }
 
 func newSink(dir string) *sink {
-	s := &sink{dir: dir, pipes: [2]int{-1, -1}, file: -1}
+	s := &sink{dir: dir, pipes: [2]int{-1, -1}, input: -1, door: -1, file: -1}
 	limit := int64(keeper.DefaultLogLimit)
 	if text, err := os.ReadFile(dir + "/" + keeper.LimitAt); err == nil {
 		if n, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64); err == nil {
@@ -103,4 +109,15 @@ func (s *sink) rotate() {
 	_ = os.Rename(s.dir+"/"+keeper.LogNow, s.dir+"/"+keeper.LogOld)
 	s.size = 0
 	s.open()
+}
+
+// keepOld is how long the older file of a container is kept that writes little.
+const keepOld = 7 * 24 * time.Hour
+
+// expire removes the older file once nothing in it is younger than keepOld.
+func (s *sink) expire(now time.Time) {
+	old := s.dir + "/" + keeper.LogOld
+	if info, err := os.Lstat(old); err == nil && now.Sub(info.ModTime()) > keepOld {
+		_ = os.Remove(old) // another time
+	}
 }

@@ -20,22 +20,28 @@ const (
 )
 
 // heldFDs hands the FIFOs to the keeper that is executed in place, so that what
-// is in them is not lost with a container that ends just then.
+// is in them is not lost with a container that ends just then, and the terminals
+// by container, FD:ID: they cannot be opened again.
 const heldFDs = "SKEEPER_HELD"
 
-func takeInherited() []int {
+func takeInherited() (fds []int, terminals map[string]int) {
 	list := os.Getenv(heldFDs)
 	_ = os.Unsetenv(heldFDs)
-	var fds []int
+	terminals = map[string]int{}
 	for text := range strings.FieldsSeq(list) {
-		fd, err := strconv.Atoi(text)
+		number, id, terminal := strings.Cut(text, ":")
+		fd, err := strconv.Atoi(number)
 		if err != nil || fd <= 2 {
 			continue
 		}
 		syscall.CloseOnExec(fd)
+		if terminal {
+			terminals[id] = fd
+			continue
+		}
 		fds = append(fds, fd)
 	}
-	return fds
+	return fds, terminals
 }
 
 func keepOnExec(fd int) {
