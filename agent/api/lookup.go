@@ -2,6 +2,7 @@ package api
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	"connectrpc.com/connect/v2"
@@ -195,7 +196,7 @@ func knownContainer(pod *corev1.Pod, name string) error {
 		return nil
 	}
 	var names string
-	for _, c := range pod.Spec.Containers {
+	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
 		if c.Name == name {
 			return nil
 		}

@@ -137,13 +137,20 @@ func (w *worker) report(pod *corev1.Pod, have []container.Status) {
 		notes: map[string]*note{}, health: map[string]health{},
 		hostIP: w.node.cfg.Address.String(),
 	}
-	for i := range pod.Spec.Containers {
-		name := pod.Spec.Containers[i].Name
+	for _, m := range membersOf(pod) {
+		name := m.Name
 		v.notes[name] = cmp.Or(w.pullNote(name), w.notes[name])
 		v.health[name] = health{started: true, ready: true}
 		if p := w.probes[name]; p != nil {
 			v.health[name] = p.state()
 		}
+		if attempts := attemptsOf(name, have); len(attempts) > 0 {
+			if pending, err := w.hooked(attempts[0].ID); pending || err != nil {
+				v.health[name] = health{}
+			}
+		}
 	}
+	_, v.expired = w.expiry(pod)
+	v.waits = waitsFor(membersOf(pod), have, w.isUp(have))
 	w.node.reports.pod(pod, podStatus(v))
 }

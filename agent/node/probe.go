@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,7 +21,8 @@ type prober struct {
 
 	mu     sync.Mutex
 	health health
-	dead   bool   // startup or liveness has given up
+	dead   bool // startup or liveness has given up
+	fatal  *corev1.Probe
 	last   string // transcript of the last failure, for people
 }
 
@@ -39,12 +41,15 @@ func (p *prober) state() health {
 // syncProbes gives each running container the prober that its probes ask for,
 // and stops those of containers that no longer run.
 func (w *worker) syncProbes(ctx context.Context, pod *corev1.Pod, have []container.Status) {
-	for i := range pod.Spec.Containers {
-		c := &pod.Spec.Containers[i]
+	for _, m := range membersOf(pod) {
+		c := m.Container
 		attempts := attemptsOf(c.Name, have)
 		if len(attempts) == 0 || attempts[0].State != container.Running {
 			w.stopProbe(c.Name)
 			continue
+		}
+		if pending, err := w.hooked(attempts[0].ID); pending || err != nil {
+			continue // it is asked nothing before its postStart is over
 		}
 		if p := w.probes[c.Name]; p != nil {
 			if p.id == attempts[0].ID {
@@ -79,7 +84,7 @@ func (w *worker) startProbe(ctx context.Context, pod *corev1.Pod, c *corev1.Cont
 	ctx, cancel := context.WithCancel(ctx)
 	p := &prober{id: run.ID, cancel: cancel, done: make(chan struct{})}
 	p.health = health{started: c.StartupProbe == nil, ready: c.StartupProbe == nil && c.ReadinessProbe == nil}
-	for _, s := range pod.Status.ContainerStatuses {
+	for _, s := range slices.Concat(pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses) {
 		if s.Name == c.Name && s.ContainerID == "runc://"+run.ID.String() && s.State.Running != nil {
 			p.health.started = p.health.started || (s.Started != nil && *s.Started)
 			p.health.ready = p.health.started && (p.health.ready || s.Ready)
@@ -106,7 +111,7 @@ func (w *worker) probe(ctx context.Context, p *prober, t target, since time.Time
 			return
 		}
 		if !ok {
-			w.giveUp(p, t, "startup")
+			w.giveUp(p, t, "startup", s)
 			return
 		}
 		p.set(func(h *health) { *h = health{started: true, ready: t.container.ReadinessProbe == nil} })
@@ -131,7 +136,7 @@ func (w *worker) probe(ctx context.Context, p *prober, t target, since time.Time
 		both.Go(func() {
 			ok := w.rounds(ctx, p, t, l, since, func(bool) bool { return false })
 			if !ok && ctx.Err() == nil {
-				w.giveUp(p, t, "liveness")
+				w.giveUp(p, t, "liveness", l)
 			}
 		})
 	}
@@ -162,9 +167,20 @@ func (p *prober) explain() bool {
 	})
 }
 
-func (w *worker) giveUp(p *prober, t target, which string) {
+// grace is how long a container gets to stop that failed its probe: what that probe
+// says, else its Pod's.
+func (p *prober) grace(pod time.Duration) time.Duration {
 	p.mu.Lock()
-	p.dead = true
+	defer p.mu.Unlock()
+	if p.fatal != nil && p.fatal.TerminationGracePeriodSeconds != nil {
+		return time.Duration(*p.fatal.TerminationGracePeriodSeconds) * time.Second
+	}
+	return pod
+}
+
+func (w *worker) giveUp(p *prober, t target, which string, probe *corev1.Probe) {
+	p.mu.Lock()
+	p.dead, p.fatal = true, probe
 	p.health.ready = false
 	why := p.last
 	p.mu.Unlock()

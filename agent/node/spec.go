@@ -70,6 +70,14 @@ func arguments(c *corev1.Container, img image.Config, env variables) []string {
 	return args
 }
 
+// stopSignal is what a container is told to end by; empty: SIGTERM.
+func stopSignal(c *corev1.Container, img image.Config) string {
+	if c.Lifecycle != nil && c.Lifecycle.StopSignal != nil {
+		return string(*c.Lifecycle.StopSignal)
+	}
+	return img.StopSignal
+}
+
 // variables are a container's environment in order, the last of a name wins.
 type variables struct {
 	names  []string

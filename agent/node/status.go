@@ -1,7 +1,9 @@
 package node
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -12,12 +14,14 @@ import (
 
 // A view is what the status of a Pod is made from.
 type view struct {
-	pod    *corev1.Pod
-	have   []container.Status
-	notes  map[string]*note  // by container name
-	health map[string]health // by container name
-	hostIP string
-	now    time.Time
+	pod     *corev1.Pod
+	have    []container.Status
+	notes   map[string]*note  // by container name
+	health  map[string]health // by container name
+	expired bool              // its active deadline is over
+	waits   []string          // what has to end or to be up before the Pod's own containers start
+	hostIP  string
+	now     time.Time
 }
 
 // health is what probes say of a running container. Without probes both hold.
@@ -48,18 +52,31 @@ func podStatus(v view) corev1.PodStatus {
 	if v.hostIP != "" {
 		out.HostIPs = []corev1.HostIP{{IP: v.hostIP}}
 	}
-	for i := range v.pod.Spec.Containers {
-		out.ContainerStatuses = append(out.ContainerStatuses, containerStatus(v, &v.pod.Spec.Containers[i]))
+	for _, m := range membersOf(v.pod) {
+		s := containerStatus(v, m)
+		if m.role == roleApp {
+			out.ContainerStatuses = append(out.ContainerStatuses, s)
+		} else {
+			out.InitContainerStatuses = append(out.InitContainerStatuses, s)
+		}
 	}
-	out.Phase = phase(v.pod.Spec.RestartPolicy, out.ContainerStatuses)
+	out.Phase = phase(v, out)
+	if v.expired && out.Phase != corev1.PodSucceeded && !slices.ContainsFunc(v.have, func(s container.Status) bool { return s.State == container.Running }) {
+		out.Phase, out.Reason = corev1.PodFailed, "DeadlineExceeded"
+		out.Message = fmt.Sprintf("it was active for longer than its activeDeadlineSeconds, %d", *v.pod.Spec.ActiveDeadlineSeconds)
+	}
 	setConditions(&out, v)
 	return out
 }
 
-func containerStatus(v view, c *corev1.Container) corev1.ContainerStatus {
+func containerStatus(v view, m member) corev1.ContainerStatus {
+	c := m.Container
 	s := corev1.ContainerStatus{Name: c.Name, Image: c.Image}
 	attempts := attemptsOf(c.Name, v.have)
 	waiting := func(n *note) {
+		if n == nil && len(v.waits) > 0 && !slices.Contains(v.waits[:1], c.Name) {
+			n = &note{reason: "PodInitializing"}
+		}
 		if n == nil {
 			n = &note{reason: "ContainerCreating"}
 		}
@@ -86,8 +103,9 @@ func containerStatus(v view, c *corev1.Container) corev1.ContainerStatus {
 	}
 	no := false
 	s.Started = &no
-	if !restarts(v.pod.Spec.RestartPolicy, last) {
+	if !restarts(policyOf(v.pod, m.role), last) || over(v.pod, v.have) {
 		s.State.Terminated = terminated(last)
+		s.Ready = m.role == roleInit && last.ExitCode == 0
 		return s
 	}
 	s.LastTerminationState.Terminated = terminated(last)
@@ -125,9 +143,23 @@ func terminated(s container.Status) *corev1.ContainerStateTerminated {
 	return t
 }
 
-func phase(policy corev1.RestartPolicy, list []corev1.ContainerStatus) corev1.PodPhase {
+func phase(v view, status corev1.PodStatus) corev1.PodPhase {
+	policy := v.pod.Spec.RestartPolicy
+	if len(v.waits) > 0 {
+		for i, m := range membersOf(v.pod)[:len(status.InitContainerStatuses)] {
+			if t := status.InitContainerStatuses[i].State.Terminated; m.role == roleInit && t != nil && t.ExitCode != 0 {
+				return corev1.PodFailed
+			}
+		}
+		return corev1.PodPending
+	}
 	var running, succeeded, failed, waiting int
-	for _, s := range list {
+	for i, m := range membersOf(v.pod)[:len(status.InitContainerStatuses)] {
+		if m.role == roleSidecar && over(v.pod, v.have) && status.InitContainerStatuses[i].State.Running != nil {
+			running++ // it is about to be stopped
+		}
+	}
+	for _, s := range status.ContainerStatuses {
 		switch {
 		case s.State.Running != nil:
 			running++
@@ -156,6 +188,11 @@ func phase(policy corev1.RestartPolicy, list []corev1.ContainerStatus) corev1.Po
 func setConditions(out *corev1.PodStatus, v view) {
 	old, now := v.pod.Status, v.now
 	var unready []string
+	for i, m := range membersOf(v.pod)[:len(out.InitContainerStatuses)] {
+		if s := &out.InitContainerStatuses[i]; m.role == roleSidecar && !s.Ready && !over(v.pod, v.have) {
+			unready = append(unready, s.Name)
+		}
+	}
 	for _, s := range out.ContainerStatuses {
 		if !s.Ready {
 			unready = append(unready, s.Name)
@@ -166,12 +203,18 @@ func setConditions(out *corev1.PodStatus, v view) {
 	case out.Phase == corev1.PodSucceeded:
 		ready = corev1.PodCondition{Status: corev1.ConditionFalse, Reason: "PodCompleted"}
 	case len(unready) > 0:
-		ready = corev1.PodCondition{Status: corev1.ConditionFalse, Reason: "ContainersNotReady", Message: notReady(out, unready, v.health)}
+		ready = corev1.PodCondition{Status: corev1.ConditionFalse, Reason: "ContainersNotReady", Message: notReady(v, out, unready)}
 	}
 	for _, t := range []corev1.PodConditionType{corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady} {
 		c := ready
 		if t == corev1.PodInitialized {
 			c = corev1.PodCondition{Status: corev1.ConditionTrue}
+			if len(v.waits) > 0 {
+				c = corev1.PodCondition{
+					Status: corev1.ConditionFalse, Reason: "ContainersNotInitialized",
+					Message: "waiting for " + strings.Join(v.waits, ", "),
+				}
+			}
 		}
 		c.Type, c.LastTransitionTime = t, metav1.Time{Time: now.Truncate(time.Second)}
 		out.Conditions = append(out.Conditions, c)
@@ -198,23 +241,31 @@ func conditionOrder(t corev1.PodConditionType) int {
 }
 
 // notReady says in one line what the Pod waits for.
-func notReady(out *corev1.PodStatus, unready []string, health map[string]health) string {
+func notReady(v view, out *corev1.PodStatus, unready []string) string {
 	because := func(name, text string) string {
-		if why := health[name].why; why != "" {
+		if why := v.health[name].why; why != "" {
 			return text + ": " + why
 		}
 		return text
 	}
-	for _, s := range out.ContainerStatuses {
-		if w := s.State.Waiting; w != nil {
+	for _, s := range slices.Concat(out.InitContainerStatuses, out.ContainerStatuses) {
+		if w := s.State.Waiting; w != nil && w.Reason != "PodInitializing" {
 			if w.Message == "" {
 				return "container " + s.Name + ": " + w.Reason
 			}
 			return "container " + s.Name + ": " + w.Reason + ": " + w.Message
 		}
 	}
-	for _, s := range out.ContainerStatuses {
+	for i, m := range membersOf(v.pod)[:len(out.InitContainerStatuses)] {
+		if s := out.InitContainerStatuses[i]; m.role == roleInit && s.State.Running != nil {
+			return "init container " + s.Name + " runs"
+		}
+	}
+	for _, s := range slices.Concat(out.InitContainerStatuses, out.ContainerStatuses) {
 		if s.Started != nil && !*s.Started && s.State.Running != nil {
+			if c := containerNamed(v.pod, s.Name); c != nil && c.StartupProbe == nil {
+				return "container " + s.Name + " runs, but its postStart is not over yet"
+			}
 			return because(s.Name, "container "+s.Name+" runs, but its startup probe has not succeeded yet")
 		}
 	}

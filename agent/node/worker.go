@@ -28,6 +28,7 @@ type worker struct {
 
 	pulls  map[string]*pull      // by container name
 	probes map[string]*prober    // by container name
+	hooks  map[string]*hook      // postStart of newest attempts, by container name
 	notes  map[string]*note      // by container name
 	failed map[string]retryState // starts that failed, by container name
 	ends   map[string]ending     // of newest attempts, by container name
@@ -35,6 +36,8 @@ type worker struct {
 
 	leaveIn int64     // the grace period of a Pod that is to go, in seconds
 	leaveBy time.Time // when that is over
+
+	expires time.Time // the Pod's active deadline, once it is known
 }
 
 // An ending is when an attempt ended, by the clock that durations are measured with.
@@ -59,6 +62,7 @@ func newWorker(n *Node, uid types.UID) *worker {
 		woken:  make(chan struct{}, 1),
 		pulls:  map[string]*pull{},
 		probes: map[string]*prober{},
+		hooks:  map[string]*hook{},
 		notes:  map[string]*note{},
 		failed: map[string]retryState{},
 		ends:   map[string]ending{},
@@ -74,6 +78,7 @@ func (w *worker) wake() {
 
 func (w *worker) run(ctx context.Context) {
 	defer w.stopProbes()
+	defer w.stopHooks()
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -137,7 +142,7 @@ func (w *worker) stopLeft(ctx context.Context, pod *corev1.Pod) error {
 		return nil
 	}
 	w.event(pod, corev1.EventTypeNormal, "Killing", "stopping what is left: "+pod.Status.Reason)
-	return w.stopAll(ctx, have, 0)
+	return w.stopAll(ctx, pod, have, 0)
 }
 
 func finished(pod *corev1.Pod) bool {
@@ -180,16 +185,14 @@ func (w *worker) lastGrace() time.Duration {
 	if w.pod == nil || w.pod.DeletionTimestamp != nil {
 		return 0
 	}
-	if s := w.pod.Spec.TerminationGracePeriodSeconds; s != nil {
-		return time.Duration(*s) * time.Second
-	}
-	return 30 * time.Second
+	return graceOf(w.pod)
 }
 
 // clean removes all of the Pod from this machine. It returns early, with an
 // error, when a shorter grace period comes in meanwhile.
 func (w *worker) clean(ctx context.Context, grace time.Duration) error {
 	w.stopProbes()
+	w.stopHooks()
 	for name, p := range w.pulls {
 		p.cancel()
 		delete(w.pulls, name)
@@ -204,7 +207,7 @@ func (w *worker) clean(ctx context.Context, grace time.Duration) error {
 			mine = append(mine, s)
 		}
 	}
-	if err := w.stopAll(ctx, mine, max(grace, 0)); err != nil {
+	if err := w.stopAll(ctx, w.pod, mine, max(grace, 0)); err != nil {
 		return err
 	}
 	var errs []error
@@ -217,19 +220,13 @@ func (w *worker) clean(ctx context.Context, grace time.Duration) error {
 	return w.node.cfg.Driver.RemoveSandbox(ctx, string(w.uid))
 }
 
-// stopAll stops the containers side by side.
-func (w *worker) stopAll(ctx context.Context, list []container.Status, grace time.Duration) error {
+// stopAll stops the containers side by side, and then the sidecars.
+func (w *worker) stopAll(ctx context.Context, pod *corev1.Pod, list []container.Status, grace time.Duration) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var group errgroup.Group
-	for _, s := range list {
-		if s.State == container.Running {
-			group.Go(func() error { return w.node.cfg.Driver.Stop(ctx, s.ID, grace) })
-		}
-	}
-	result := make(chan error, 1)
-	go func() { result <- group.Wait() }()
 	deadline := time.Now().Add(grace)
+	result := make(chan error, 1)
+	go func() { result <- w.stopInOrder(ctx, pod, list, deadline) }()
 	for {
 		select {
 		case err := <-result:
@@ -245,6 +242,21 @@ func (w *worker) stopAll(ctx context.Context, list []container.Status, grace tim
 			}
 		}
 	}
+}
+
+func (w *worker) stopInOrder(ctx context.Context, pod *corev1.Pod, list []container.Status, by time.Time) error {
+	for _, together := range lapses(pod, list) {
+		var group errgroup.Group
+		for _, s := range together {
+			if s.State == container.Running {
+				group.Go(func() error { return w.end(ctx, pod, s.ID, max(time.Until(by), 0)) })
+			}
+		}
+		if err := group.Wait(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mustStopBy tells by when the Pod has to be gone according to the store.
@@ -287,10 +299,18 @@ func (w *worker) ensure(ctx context.Context, pod *corev1.Pod) (time.Time, bool, 
 		outcomes []outcome
 	)
 	have := w.relist(ctx, w.node.statuses(w.uid)) // those were listed for all Pods, perhaps before our last start
+	members := membersOf(pod)
+	expires, expired := w.expiry(pod)
+	if over(pod, have) || expired {
+		return time.Time{}, false, w.finish(ctx, pod, have)
+	}
+	next = expires
 	acted := false
-	for i := range pod.Spec.Containers {
-		c := &pod.Spec.Containers[i]
-		act := w.prepare(ctx, pod, c, have)
+	for _, m := range members[:due(members, have, w.isUp(have))] {
+		if m.role == roleInit && succeeded(m.Name, have) {
+			continue
+		}
+		act := w.prepare(ctx, pod, m, have)
 		next = earlier(next, act.at)
 		if act.run == nil {
 			continue
@@ -305,7 +325,7 @@ func (w *worker) ensure(ctx context.Context, pod *corev1.Pod) (time.Time, bool, 
 	}
 	wait.Wait()
 	for _, out := range outcomes {
-		next = earlier(next, w.settle(pod, out))
+		next = earlier(next, w.settle(ctx, pod, out))
 		errs = append(errs, out.err)
 	}
 	if acted {
@@ -314,6 +334,55 @@ func (w *worker) ensure(ctx context.Context, pod *corev1.Pod) (time.Time, bool, 
 	w.syncProbes(ctx, pod, have)
 	w.report(pod, have)
 	return next, false, errors.Join(errs...)
+}
+
+// finish stops the sidecars of a Pod whose own containers have ended for good, and
+// says how it ended.
+func (w *worker) finish(ctx context.Context, pod *corev1.Pod, have []container.Status) error {
+	w.stopProbes()
+	w.stopHooks()
+	err := w.stopAll(ctx, pod, have, graceOf(pod))
+	w.report(pod, w.relist(ctx, have))
+	return err
+}
+
+// expiry tells when the time of a Pod is up that may be active for so long only, and
+// whether it is. It counts from when this machine first had the Pod.
+func (w *worker) expiry(pod *corev1.Pod) (at time.Time, expired bool) {
+	if pod.Spec.ActiveDeadlineSeconds == nil || pod.Status.StartTime == nil {
+		return time.Time{}, false
+	}
+	if w.expires.IsZero() {
+		w.expires = w.node.ago(pod.Status.StartTime.Time).Add(time.Duration(*pod.Spec.ActiveDeadlineSeconds) * time.Second)
+	}
+	return w.expires, !time.Now().Before(w.expires)
+}
+
+func graceOf(pod *corev1.Pod) time.Duration {
+	if s := pod.Spec.TerminationGracePeriodSeconds; s != nil {
+		return time.Duration(*s) * time.Second
+	}
+	return 30 * time.Second
+}
+
+// isUp returns what tells whether a sidecar is up, so that others may start: it
+// runs, its postStart is over, and its startup probe has succeeded.
+func (w *worker) isUp(have []container.Status) func(name string) bool {
+	return func(name string) bool {
+		attempts := attemptsOf(name, have)
+		if len(attempts) == 0 || attempts[0].State != container.Running {
+			return false
+		}
+		if pending, err := w.hooked(attempts[0].ID); pending || err != nil {
+			return false
+		}
+		c := containerNamed(w.pod, name)
+		if c == nil || c.StartupProbe == nil {
+			return true
+		}
+		p := w.probes[name]
+		return p != nil && p.id == attempts[0].ID && p.state().started
+	}
 }
 
 // relist reads the Pod's containers anew after they were acted on.
@@ -343,19 +412,24 @@ type action struct {
 type outcome struct {
 	container string
 	started   bool
-	note      *note // why it could not be started
-	err       error // for the log, tried again in a second
+	id        container.ID // of what was started
+	note      *note        // why it could not be started
+	err       error        // for the log, tried again in a second
 }
 
 // prepare decides, in the worker's own goroutine, what a container needs.
-func (w *worker) prepare(ctx context.Context, pod *corev1.Pod, c *corev1.Container, have []container.Status) action {
-	now := time.Now()
+func (w *worker) prepare(ctx context.Context, pod *corev1.Pod, m member, have []container.Status) action {
+	now, c := time.Now(), m.Container
 	attempts := attemptsOf(c.Name, have)
 	unhealthy := false
 	if p := w.probes[c.Name]; p != nil && len(attempts) > 0 && p.id == attempts[0].ID {
 		unhealthy = p.unhealthy()
 	}
-	s := planContainer(pod.Spec.RestartPolicy, attempts, unhealthy, w.endOf(c.Name, attempts), now)
+	if len(attempts) > 0 {
+		_, err := w.hooked(attempts[0].ID)
+		unhealthy = unhealthy || err != nil
+	}
+	s := planContainer(policyOf(pod, m.role), attempts, unhealthy, w.endOf(c.Name, attempts), now)
 	switch s.do {
 	case doNothing:
 		delete(w.notes, c.Name)
@@ -402,12 +476,15 @@ func (w *worker) endOf(name string, attempts []container.Status) time.Time {
 }
 
 func (w *worker) restart(ctx context.Context, pod *corev1.Pod, c *corev1.Container, id container.ID) outcome {
-	grace := 30 * time.Second
-	if s := pod.Spec.TerminationGracePeriodSeconds; s != nil {
-		grace = time.Duration(*s) * time.Second
+	grace, why := graceOf(pod), "failed its probe"
+	if p := w.probes[c.Name]; p != nil && p.id == id {
+		grace = p.grace(grace)
 	}
-	w.event(pod, corev1.EventTypeNormal, "Killing", "container "+c.Name+" failed its probe and will be restarted")
-	return outcome{container: c.Name, err: w.node.cfg.Driver.Stop(ctx, id, grace)}
+	if _, err := w.hooked(id); err != nil {
+		why = "failed its postStart"
+	}
+	w.event(pod, corev1.EventTypeNormal, "Killing", "container "+c.Name+" "+why+" and will be stopped")
+	return outcome{container: c.Name, err: w.end(ctx, pod, id, grace)}
 }
 
 // start runs one attempt. What goes wrong is told in the status.
@@ -421,7 +498,7 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	reason, err := w.startOnce(ctx, pod, c, s, digest)
 	switch {
 	case err == nil:
-		out.started = true
+		out.started, out.id = true, container.ID{Pod: string(w.uid), Name: c.Name, Attempt: s.attempt}
 	case ctx.Err() != nil:
 		out.err = ctx.Err()
 	default:
@@ -431,12 +508,13 @@ func (w *worker) start(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 }
 
 // settle takes note of what came of an action, and returns when to try again.
-func (w *worker) settle(pod *corev1.Pod, out outcome) time.Time {
+func (w *worker) settle(ctx context.Context, pod *corev1.Pod, out outcome) time.Time {
 	switch {
 	case out.started:
 		delete(w.failed, out.container)
 		delete(w.notes, out.container)
 		w.event(pod, corev1.EventTypeNormal, "Started", "started container "+out.container)
+		w.startHook(ctx, pod, containerNamed(pod, out.container), out.id)
 	case out.note != nil:
 		f := w.failed[out.container]
 		f.tries++
@@ -458,6 +536,7 @@ func (w *worker) startOnce(ctx context.Context, pod *corev1.Pod, c *corev1.Conta
 	if err != nil {
 		return "CreateContainerConfigError", err
 	}
+	spec.StopSignal = stopSignal(c, img)
 	spec.ID = container.ID{Pod: string(w.uid), Name: c.Name, Attempt: s.attempt}
 	spec.Labels[labelStreak] = strconv.Itoa(s.streak)
 	spec.Labels[labelImage] = digest

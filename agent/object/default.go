@@ -48,6 +48,9 @@ func defaultPod(s *corev1.PodSpec) {
 		s.RestartPolicy = corev1.RestartPolicyAlways
 	}
 	defaultTo(&s.TerminationGracePeriodSeconds, corev1.DefaultTerminationGracePeriodSeconds)
+	for i := range s.InitContainers {
+		defaultContainer(&s.InitContainers[i])
+	}
 	for i := range s.Containers {
 		defaultContainer(&s.Containers[i])
 	}
@@ -83,6 +86,13 @@ func defaultContainer(c *corev1.Container) {
 			defaultProbe(p)
 		}
 	}
+	if l := c.Lifecycle; l != nil {
+		for _, h := range []*corev1.LifecycleHandler{l.PostStart, l.PreStop} {
+			if h != nil {
+				defaultGet(h.HTTPGet)
+			}
+		}
+	}
 }
 
 func defaultProbe(p *corev1.Probe) {
@@ -98,16 +108,21 @@ func defaultProbe(p *corev1.Probe) {
 	if p.FailureThreshold == 0 {
 		p.FailureThreshold = 3
 	}
-	if get := p.HTTPGet; get != nil {
-		if get.Path == "" {
-			get.Path = "/"
-		}
-		if get.Scheme == "" {
-			get.Scheme = corev1.URISchemeHTTP
-		}
-	}
+	defaultGet(p.HTTPGet)
 	if p.GRPC != nil {
 		defaultTo(&p.GRPC.Service, "")
+	}
+}
+
+func defaultGet(get *corev1.HTTPGetAction) {
+	if get == nil {
+		return
+	}
+	if get.Path == "" {
+		get.Path = "/"
+	}
+	if get.Scheme == "" {
+		get.Scheme = corev1.URISchemeHTTP
 	}
 }
 

@@ -22,7 +22,7 @@ func (d *description) pod(p *corev1.Pod) error {
 	if owner := controllerName(p); owner != "" {
 		d.put("Controlled by", "revision/"+owner)
 	}
-	d.podSpec(&p.Spec, p.Status.ContainerStatuses)
+	d.podSpec(&p.Spec, slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses))
 	var list []condition
 	for _, c := range p.Status.Conditions {
 		list = append(list, condition{string(c.Type), string(c.Status), c.Reason, c.Message, c.LastTransitionTime})
@@ -42,7 +42,7 @@ func podWhy(p *corev1.Pod) string {
 			return oneLine(c.Message)
 		}
 	}
-	for _, c := range p.Status.ContainerStatuses {
+	for _, c := range slices.Concat(p.Status.InitContainerStatuses, p.Status.ContainerStatuses) {
 		if w := c.State.Waiting; w != nil && w.Message != "" {
 			return "container " + c.Name + ": " + oneLine(w.Message)
 		}
@@ -66,9 +66,16 @@ func (d *description) podSpec(s *corev1.PodSpec, statuses []corev1.ContainerStat
 	if len(s.NodeSelector) > 0 {
 		d.many("Node selector", pairs(s.NodeSelector, "="))
 	}
-	d.title("Containers")
-	for i := range s.Containers {
-		c := &s.Containers[i]
+	if len(s.InitContainers) > 0 {
+		d.containers("Init containers", s.InitContainers, statuses)
+	}
+	d.containers("Containers", s.Containers, statuses)
+}
+
+func (d *description) containers(title string, list []corev1.Container, statuses []corev1.ContainerStatus) {
+	d.title(title)
+	for i := range list {
+		c := &list[i]
 		var status *corev1.ContainerStatus
 		if at := slices.IndexFunc(statuses, func(s corev1.ContainerStatus) bool { return s.Name == c.Name }); at >= 0 {
 			status = &statuses[at]
@@ -91,6 +98,22 @@ func (d *description) container(c *corev1.Container, status *corev1.ContainerSta
 		}
 		d.put("Ready", yesNo(status.Ready))
 		d.put("Restarts", itoa(status.RestartCount))
+	}
+	if c.RestartPolicy != nil {
+		d.put("Runs", "beside the others, as long as the Pod does")
+	}
+	if l := c.Lifecycle; l != nil {
+		for _, h := range []struct {
+			name string
+			h    *corev1.LifecycleHandler
+		}{{"After its start", l.PostStart}, {"Before its stop", l.PreStop}} {
+			if h.h != nil {
+				d.put(h.name, hookText(h.h))
+			}
+		}
+		if l.StopSignal != nil {
+			d.put("Stop signal", string(*l.StopSignal))
+		}
 	}
 	if len(c.Command) > 0 {
 		d.put("Command", quoted(c.Command))
@@ -130,6 +153,18 @@ func (d *description) container(c *corev1.Container, status *corev1.ContainerSta
 	if len(env) > 0 {
 		d.many("Environment", env)
 	}
+}
+
+func hookText(h *corev1.LifecycleHandler) string {
+	switch {
+	case h.Exec != nil:
+		return "exec " + quoted(h.Exec.Command)
+	case h.HTTPGet != nil:
+		return "GET " + h.HTTPGet.Path + " at port " + h.HTTPGet.Port.String()
+	case h.Sleep != nil:
+		return fmt.Sprintf("sleep %ds", h.Sleep.Seconds)
+	}
+	return none
 }
 
 // state tells what a container is or was doing, since when, and how it ended.

@@ -1,5 +1,7 @@
 package object
 
+import "slices"
+
 // These lists say of every field of every kind that people may write whether it
 // is supported. They are kept by hand: TestEveryField walks Kubernetes' types
 // and fails for a field that is missing here, or that Kubernetes does not have.
@@ -57,14 +59,12 @@ const (
 // podRules are those of a Pod's spec, also in a template.
 var podRules = append([]rule{
 	takes(
-		"restartPolicy", "terminationGracePeriodSeconds", "nodeSelector", "nodeName", "hostNetwork", "hostname",
+		"restartPolicy", "terminationGracePeriodSeconds", "activeDeadlineSeconds", "nodeSelector", "nodeName", "hostNetwork", "hostname",
 		"securityContext.runAsUser", "securityContext.runAsGroup", "securityContext.runAsNonRoot",
 		"securityContext.supplementalGroups", "securityContext.seccompProfile.type",
 	),
 	later(hintFiles, "volumes"),
-	later("until then prepare in the container's own command", "initContainers"),
 	refuses("\"skein exec\" runs a program in a running container", "ephemeralContainers"),
-	later("until then let the program end itself, for example by timeout(1)", "activeDeadlineSeconds"),
 	only("dnsPolicy", []string{"ClusterFirst"}, "the cluster's names come with its network"),
 	later(hintNet, "dnsConfig", "hostAliases", "subdomain"),
 	only("setHostnameAsFQDN", []string{"false"}, "hostname sets the host name"),
@@ -100,7 +100,14 @@ var podRules = append([]rule{
 	later("seccompProfile and capabilities confine the container", "securityContext.appArmorProfile.type", "securityContext.appArmorProfile.localhostProfile"),
 	refuses("seccompProfile and capabilities confine the container", "securityContext.seLinuxOptions", "securityContext.seLinuxChangePolicy"),
 	refuses("containers run on Linux", "securityContext.windowsOptions"),
-}, within("containers", containerRules)...)
+}, slices.Concat(
+	within("containers", containerRules),
+	[]rule{
+		later("until then the Pod's restartPolicy is that of its containers", "containers.restartPolicy"),
+		takes("initContainers.restartPolicy"),
+	},
+	within("initContainers", containerRules),
+)...)
 
 // containerRules are those of one container.
 var containerRules = append([]rule{
@@ -124,8 +131,8 @@ var containerRules = append([]rule{
 	refuses("cpu and memory are what can be asked for", "resources.limits.*", "resources.requests.*"),
 	refuses("devices are not handed out", "resources.claims"),
 	refuses("changed resources make a new Revision", "resizePolicy"),
-	later("until then the Pod's restartPolicy is that of its containers", "restartPolicy", "restartPolicyRules"),
-	later("until then catch SIGTERM, and prepare in the container's own command", "lifecycle"),
+	later("until then the Pod's restartPolicy is that of its containers", "restartPolicyRules"),
+	takes("lifecycle.stopSignal"),
 	only("terminationMessagePath", []string{"/dev/termination-log"}, "the last lines of output are kept"),
 	only("terminationMessagePolicy", []string{"File"}, "the last lines of output are kept"),
 	only("securityContext.privileged", []string{"false"}, "add the capabilities that are needed"),
@@ -134,7 +141,23 @@ var containerRules = append([]rule{
 	later("seccompProfile and capabilities confine the container", "securityContext.appArmorProfile.type", "securityContext.appArmorProfile.localhostProfile"),
 	refuses("seccompProfile and capabilities confine the container", "securityContext.seLinuxOptions"),
 	refuses("containers run on Linux", "securityContext.windowsOptions"),
-}, probeRules("startupProbe", "readinessProbe", "livenessProbe")...)
+}, slices.Concat(probeRules("startupProbe", "readinessProbe", "livenessProbe"), hookRules("lifecycle.postStart", "lifecycle.preStop"))...)
+
+func hookRules(names ...string) []rule {
+	var out []rule
+	for _, name := range names {
+		out = append(out, within(name, []rule{
+			takes(
+				"exec.command", "httpGet.path", "httpGet.port", "httpGet.scheme", "httpGet.httpHeaders.name",
+				"httpGet.httpHeaders.value", "sleep.seconds",
+			),
+			refuses("a hook asks its own Pod; to reach elsewhere use exec", "httpGet.host"),
+			only("httpGet.protocol", []string{"HTTP1"}, "use exec"),
+			refuses("Kubernetes itself does nothing with it: use httpGet or exec", "tcpSocket"),
+		})...)
+	}
+	return out
+}
 
 func probeRules(names ...string) []rule {
 	var out []rule
@@ -148,7 +171,7 @@ func probeRules(names ...string) []rule {
 			refuses("a probe asks its own Pod; to look elsewhere use exec", "httpGet.host", "tcpSocket.host"),
 			only("httpGet.protocol", []string{"HTTP1"}, "use tcpSocket or exec"),
 			only("grpc.mode", []string{"Plaintext"}, "use tcpSocket or exec"),
-			later("the Pod's own terminationGracePeriodSeconds counts", "terminationGracePeriodSeconds"),
+			takes("terminationGracePeriodSeconds"),
 		})...)
 	}
 	return out

@@ -53,6 +53,9 @@ func summarize(p *corev1.Pod) summary {
 	if p.Spec.NodeName != "" && len(p.Status.ContainerStatuses) == 0 && s.status == string(corev1.PodPending) {
 		s.status = "ContainerCreating"
 	}
+	if summarizeInit(p, &s) {
+		return s.deleted(p)
+	}
 	running := false
 	for i := len(p.Status.ContainerStatuses) - 1; i >= 0; i-- { // the first container has the last word
 		c := &p.Status.ContainerStatuses[i]
@@ -75,6 +78,41 @@ func summarize(p *corev1.Pod) summary {
 			s.status = string(corev1.PodRunning)
 		}
 	}
+	return s.deleted(p)
+}
+
+// summarizeInit says how far the init containers are, as kubectl does, and whether
+// they are what the Pod waits for.
+func summarizeInit(p *corev1.Pod, s *summary) bool {
+	for i := range p.Status.InitContainerStatuses {
+		c := &p.Status.InitContainerStatuses[i]
+		s.restarts += int(c.RestartCount)
+		if t := c.LastTerminationState.Terminated; t != nil && t.FinishedAt.After(s.lastExit) {
+			s.lastExit = t.FinishedAt.Time
+		}
+	}
+	for i := range p.Status.InitContainerStatuses {
+		c := &p.Status.InitContainerStatuses[i]
+		why := containerReason(&c.State)
+		switch {
+		case c.State.Terminated != nil && c.State.Terminated.ExitCode == 0:
+			continue
+		case c.State.Running != nil && i < len(p.Spec.InitContainers) && p.Spec.InitContainers[i].RestartPolicy != nil && c.Started != nil && *c.Started:
+			continue // a sidecar that is up
+		case podIs(p, corev1.PodInitialized): // one that is not up any more
+			return false
+		case why != "" && why != "PodInitializing" && why != "ContainerCreating":
+			s.status = "Init:" + why
+		default:
+			s.status = fmt.Sprintf("Init:%d/%d", i, len(p.Spec.InitContainers))
+		}
+		return true
+	}
+	return false
+}
+
+// deleted says so of a Pod that is to go.
+func (s summary) deleted(p *corev1.Pod) summary {
 	if p.DeletionTimestamp != nil && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
 		s.status = "Terminating"
 		if p.Status.Reason == ReasonNodeLost {

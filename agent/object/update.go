@@ -273,6 +273,11 @@ func immutablePod(next, old *corev1.Pod, p *problems) {
 			is.Containers[i].Image = was.Containers[i].Image
 		}
 	}
+	if len(is.InitContainers) == len(was.InitContainers) {
+		for i := range is.InitContainers {
+			is.InitContainers[i].Image = was.InitContainers[i].Image
+		}
+	}
 	x, y := reflect.ValueOf(is).Elem(), reflect.ValueOf(was).Elem()
 	for i := range x.NumField() {
 		if !sameJSON(x.Field(i).Interface(), y.Field(i).Interface()) {

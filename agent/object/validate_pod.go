@@ -20,8 +20,8 @@ func (p *problems) pod(s *corev1.PodSpec, path string) {
 	if len(s.Containers) == 0 {
 		p.add(path+".containers", "a Pod needs at least one")
 	}
-	if len(s.Containers) > maxContainers {
-		p.add(path+".containers", "more than %d", maxContainers)
+	if len(s.Containers)+len(s.InitContainers) > maxContainers {
+		p.add(path+".containers", "more than %d, with the initContainers", maxContainers)
 		return
 	}
 	switch s.RestartPolicy {
@@ -40,15 +40,44 @@ func (p *problems) pod(s *corev1.PodSpec, path string) {
 	if s.SecurityContext != nil {
 		p.podSecurity(s.SecurityContext, path+".securityContext")
 	}
+	if d := s.ActiveDeadlineSeconds; d != nil {
+		p.between(path+".activeDeadlineSeconds", *d, 1, maxGrace)
+	}
 	seen := make(map[string]bool)
-	for i := range s.Containers {
-		c, at := &s.Containers[i], indexed(path+".containers", i)
+	each := func(c *corev1.Container, at string) {
 		if c.Name != "" && seen[c.Name] {
 			p.add(at+".name", "%q is the name of two containers", clip(c.Name))
 		}
 		seen[c.Name] = true
 		p.container(c, at)
 		p.nonRoot(s, c, at)
+	}
+	for i := range s.InitContainers {
+		at := indexed(path+".initContainers", i)
+		each(&s.InitContainers[i], at)
+		p.initContainer(&s.InitContainers[i], at)
+	}
+	for i := range s.Containers {
+		each(&s.Containers[i], indexed(path+".containers", i))
+	}
+}
+
+// initContainer refuses what only a container that stays can have.
+func (p *problems) initContainer(c *corev1.Container, path string) {
+	if r := c.RestartPolicy; r != nil {
+		if *r != corev1.ContainerRestartPolicyAlways {
+			p.hint(path+".restartPolicy", "leave it out: an init container is restarted as its Pod says", "%q: only Always, which makes it a sidecar", clip(string(*r)))
+		}
+		return
+	}
+	const hint = "it runs to its end; with restartPolicy: Always it is a sidecar, which may have one"
+	for name, set := range map[string]bool{
+		"lifecycle": c.Lifecycle != nil, "startupProbe": c.StartupProbe != nil,
+		"readinessProbe": c.ReadinessProbe != nil, "livenessProbe": c.LivenessProbe != nil,
+	} {
+		if set {
+			p.hint(path+"."+name, hint, "an init container has none")
+		}
 	}
 }
 
@@ -78,6 +107,9 @@ func (p *problems) container(c *corev1.Container, path string) {
 	p.resources(&c.Resources, path+".resources")
 	if c.SecurityContext != nil {
 		p.security(c.SecurityContext, path+".securityContext")
+	}
+	if c.Lifecycle != nil {
+		p.lifecycle(c, path+".lifecycle")
 	}
 	for _, probe := range []struct {
 		name string
@@ -278,7 +310,7 @@ func (p *problems) capabilities(list []corev1.Capability, path string) {
 func (p *problems) nonRoot(s *corev1.PodSpec, c *corev1.Container, path string) {
 	var user *int64
 	var nonRoot *bool
-	where := path[:strings.LastIndex(path, ".containers")] + ".securityContext"
+	where := path[:strings.LastIndexByte(path, '.')] + ".securityContext"
 	if s.SecurityContext != nil {
 		user, nonRoot = s.SecurityContext.RunAsUser, s.SecurityContext.RunAsNonRoot
 	}

@@ -1,6 +1,7 @@
 package object
 
 import (
+	"regexp"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -16,9 +17,57 @@ func (p *problems) probe(probe *corev1.Probe, c *corev1.Container, container, na
 	p.between(path+".timeoutSeconds", int64(probe.TimeoutSeconds), 1, most)
 	p.between(path+".periodSeconds", int64(probe.PeriodSeconds), 1, most)
 	p.between(path+".failureThreshold", int64(probe.FailureThreshold), 1, most)
+	if g := probe.TerminationGracePeriodSeconds; g != nil {
+		p.between(path+".terminationGracePeriodSeconds", *g, 1, most)
+		if name == "readinessProbe" {
+			p.add(path+".terminationGracePeriodSeconds", "a readinessProbe stops nothing")
+		}
+	}
 	if p.between(path+".successThreshold", int64(probe.SuccessThreshold), 1, most) &&
 		probe.SuccessThreshold != 1 && name != "readinessProbe" {
 		p.add(path+".successThreshold", "%d: a %s succeeds at once, it must be 1", probe.SuccessThreshold, name)
+	}
+}
+
+// lifecycle checks a container's hooks and its stop signal.
+func (p *problems) lifecycle(c *corev1.Container, path string) {
+	for _, h := range []struct {
+		name string
+		h    *corev1.LifecycleHandler
+	}{{"postStart", c.Lifecycle.PostStart}, {"preStop", c.Lifecycle.PreStop}} {
+		if h.h != nil {
+			p.hook(h.h, c, path+"."+h.name)
+		}
+	}
+	if s := c.Lifecycle.StopSignal; s != nil && !signalName.MatchString(string(*s)) {
+		p.hint(path+".stopSignal", "a signal is written like SIGTERM, SIGQUIT or SIGRTMIN+3", "%q is no signal", clip(string(*s)))
+	}
+}
+
+var signalName = regexp.MustCompile(`^SIG([A-Z]{2,6}[12]?|RTMIN(\+[0-9]{1,2})?|RTMAX(-[0-9]{1,2})?)$`)
+
+func (p *problems) hook(h *corev1.LifecycleHandler, c *corev1.Container, path string) {
+	handlers := 0
+	if h.Exec != nil {
+		handlers++
+		if len(h.Exec.Command) == 0 {
+			p.add(path+".exec.command", "is missing")
+		}
+		p.argv(h.Exec.Command, path+".exec.command")
+	}
+	if h.HTTPGet != nil {
+		handlers++
+		p.httpGet(h.HTTPGet, c, path+".httpGet")
+	}
+	if h.Sleep != nil {
+		handlers++
+		p.between(path+".sleep.seconds", h.Sleep.Seconds, 0, maxGrace)
+	}
+	switch {
+	case handlers == 0:
+		p.add(path, "names nothing to do: write one of exec, httpGet, sleep")
+	case handlers > 1:
+		p.add(path, "may have only one of exec, httpGet, sleep")
 	}
 }
 

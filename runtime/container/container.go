@@ -53,7 +53,10 @@ type Spec struct {
 	Stdin     bool              // keep an input open that Attach can write to
 	StdinOnce bool              // close it once the first who attached has no more
 	TTY       bool              // run it at a terminal
-	LogLimit  int64             // bytes kept on disk for this container's output; 0: 10 MiB in two files
+	// StopSignal is what Stop sends first: "SIGQUIT", "QUIT" or "3". Empty, or one
+	// that this machine's kernel does not have: SIGTERM.
+	StopSignal string
+	LogLimit   int64 // bytes kept on disk for this container's output; 0: 10 MiB in two files
 }
 
 // A Mount is as mount(2) understands it. Target is empty for a root file system.
@@ -173,7 +176,7 @@ type Driver interface {
 	// returns once its process runs. A container that ran before with this ID
 	// is left as it is, whatever became of it.
 	Start(ctx context.Context, spec Spec) error
-	// Stop sends SIGTERM and, after grace, SIGKILL to all of the container, and
+	// Stop sends the stop signal and, after grace, SIGKILL to all of the container, and
 	// returns when it has exited. Stopping an exited one does nothing.
 	Stop(ctx context.Context, id ID, grace time.Duration) error
 	// Remove forgets an exited container, its root and its output. It stops a

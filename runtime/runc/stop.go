@@ -1,18 +1,60 @@
 package runc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/skein-dev/skein/runtime/container"
 )
 
-// Stop sends SIGTERM and, after grace, SIGKILL to all of the container.
+// stopSignal is what a container is told to end by.
+func (d *Driver) stopSignal(id container.ID) syscall.Signal {
+	var spec struct{ StopSignal string }
+	if err := readJSON(filepath.Join(d.boxDir(id), specFile), &spec); err != nil {
+		return syscall.SIGTERM
+	}
+	return parseSignal(spec.StopSignal)
+}
+
+// parseSignal reads "SIGQUIT", "QUIT", "quit", "3" or "RTMIN+3", as docker does.
+func parseSignal(name string) syscall.Signal {
+	name = strings.TrimPrefix(strings.ToUpper(name), "SIG")
+	if n, err := strconv.Atoi(name); err == nil && n > 0 && n <= maxSignal {
+		return syscall.Signal(n)
+	}
+	for base, first := range map[string]int{"RTMIN": realtimeMin, "RTMAX": maxSignal} {
+		rest, ok := strings.CutPrefix(name, base)
+		if !ok {
+			continue
+		}
+		n, err := strconv.Atoi(cmp.Or(rest, "+0"))
+		if n += first; err == nil && n >= realtimeMin && n <= maxSignal {
+			return syscall.Signal(n)
+		}
+	}
+	if s := unix.SignalNum("SIG" + name); s != 0 {
+		return s
+	}
+	return syscall.SIGTERM
+}
+
+// Real-time signals, as the C library numbers those that it leaves to programs.
+const (
+	realtimeMin = 34
+	maxSignal   = 64
+)
+
+// Stop sends the stop signal and, after grace, SIGKILL to all of the container.
 func (d *Driver) Stop(ctx context.Context, id container.ID, grace time.Duration) error {
 	b := d.box(id)
 	if b == nil {
@@ -29,7 +71,7 @@ func (d *Driver) stop(ctx context.Context, b *box, grace time.Duration) error {
 		return nil
 	}
 	if grace > 0 {
-		if err := b.signal(syscall.SIGTERM); err != nil {
+		if err := b.signal(d.stopSignal(b.id)); err != nil {
 			return err
 		}
 		patient, cancel := context.WithTimeout(ctx, grace)

@@ -27,6 +27,7 @@ import (
 //	lines          each line of stdin to stdout, after "got "
 //	sleep          says "sleeping", and ends on SIGTERM
 //	stubborn       says "stubborn", and ends on SIGKILL
+//	heed SIGNAL    says "heeding", and ends on that signal, not on SIGTERM
 //	exit N         ends with exit code N
 func Words(spec container.Spec) Process {
 	p := Process{Exec: func(ctx context.Context, e container.ExecSpec) (int, error) { return execWords(ctx, spec, e) }}
@@ -43,6 +44,9 @@ func Words(spec container.Spec) Process {
 			return p
 		case "stubborn":
 			p.Runs, p.Stubborn, p.Output = Forever, true, append(p.Output, container.LogLine{Text: []byte("stubborn")})
+			return p
+		case "heed":
+			p.Runs, p.Stubborn, p.Output = Forever, spec.StopSignal != text, append(p.Output, container.LogLine{Text: []byte("heeding")})
 			return p
 		case "exit":
 			p.Code, _ = strconv.Atoi(text)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -32,6 +33,7 @@ func Suite(t *testing.T, open func(t *testing.T) Stage) {
 		"tells when a program could not be started":          testCannotStart,
 		"starts many at once":                                testParallel,
 		"stops politely, then not":                           testStop,
+		"stops by the signal that is asked for":              testStopSignal,
 		"removes containers, running ones too":               testRemove,
 		"removes a Pod with all that is in it":               testRemoveSandbox,
 		"tells whenever the list changes":                    testChanged,
@@ -262,6 +264,21 @@ func testStop(p *play) {
 	}
 	if s := p.exited(stubborn); s.Signal != 9 {
 		p.t.Errorf("stubborn: %+v, want signal 9", s)
+	}
+}
+
+func testStopSignal(p *play) {
+	for _, signal := range []string{"SIGUSR1", "SIGQUIT"} {
+		id := container.ID{Pod: "pod", Name: strings.ToLower(signal)}
+		spec := p.spec(id, "heed", signal)
+		spec.StopSignal = signal
+		p.must(p.Driver.Prepare(p.ctx, sandbox(id.Pod)))
+		p.must(p.Driver.Start(p.ctx, spec))
+		p.heard(id, 1)
+		p.must(p.Driver.Stop(p.ctx, id, time.Hour))
+		if s := p.exited(id); s.ExitCode != 0 || s.Signal != 0 {
+			p.t.Errorf("stopped by %s: %+v, want exit code 0", signal, s)
+		}
 	}
 }
 

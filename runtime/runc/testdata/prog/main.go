@@ -61,6 +61,12 @@ func do(word string, args []string) {
 		fmt.Println("stubborn")
 		_ = syscall.Pause()
 		select {}
+	case "heed": // until that signal
+		signal.Ignore(syscall.SIGTERM)
+		c := make(chan os.Signal, 1)
+		signal.Notify(c, map[string]os.Signal{"SIGQUIT": syscall.SIGQUIT, "SIGUSR1": syscall.SIGUSR1}[arg])
+		fmt.Println("heeding")
+		<-c
 	case "cat":
 		_, _ = io.Copy(os.Stdout, os.Stdin)
 	case "lines": // echoes lines as they come
