@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -56,8 +57,11 @@ func (i *images) touched() {
 // Ensure makes an image present. What its name means is the cluster's to say, once
 // one of its machines has asked the registry; an image that only this machine has
 // keeps its name here.
-func (i *images) Ensure(ctx context.Context, reference string, policy corev1.PullPolicy) (string, error) {
-	ref, err := image.Familiar(reference)
+func (i *images) Ensure(ctx context.Context, ask node.ImageAsk) (string, error) {
+	if ask.Watch == nil {
+		ask.Watch = unwatched{}
+	}
+	ref, err := image.Familiar(ask.Reference)
 	if err != nil {
 		return "", &node.PullError{Reason: "InvalidImageName", Err: err}
 	}
@@ -65,22 +69,31 @@ func (i *images) Ensure(ctx context.Context, reference string, policy corev1.Pul
 	if err != nil {
 		return "", err
 	}
-	if known && (policy != corev1.PullAlways || !spec.Registry) && i.store.Has(ctx, spec.Digest) {
+	if known && (ask.Policy != corev1.PullAlways || !spec.Registry) && i.store.Has(ctx, spec.Digest) {
 		return spec.Digest, nil
 	}
-	if policy == corev1.PullNever {
+	if ask.Policy == corev1.PullNever {
 		return "", &node.PullError{Reason: "ErrImageNeverPull", Err: fmt.Errorf("image %s is not on this machine, and imagePullPolicy is Never", ref)}
 	}
 	if known && !spec.Registry {
-		err = i.fetch(ctx, ref, spec, nil)
+		err = i.fetch(ctx, ref, spec, nil, ask)
 	} else {
-		spec, err = i.pull(ctx, ref, spec, known, policy)
+		spec, err = i.pull(ctx, ref, spec, known, ask)
 	}
 	if err != nil {
 		return "", &node.PullError{Reason: "ErrImagePull", Err: fmt.Errorf("pull image %s: %w", ref, err)}
 	}
 	return spec.Digest, nil
 }
+
+// unwatched is the watch of an image that nobody waits for.
+type unwatched struct{}
+
+// Pulling tells nobody.
+func (unwatched) Pulling(*image.Progress) {}
+
+// Stale tells nobody.
+func (unwatched) Stale(error) {}
 
 // meaning tells what a reference means, as far as anybody here knows.
 func (i *images) meaning(ctx context.Context, ref string) (spec object.ImageSpec, known bool, err error) {
@@ -101,13 +114,13 @@ func (i *images) meaning(ctx context.Context, ref string) (spec object.ImageSpec
 
 // pull brings an image that is known to its registry. What the cluster knows
 // already does for a registry that cannot answer.
-func (i *images) pull(ctx context.Context, ref string, spec object.ImageSpec, known bool, policy corev1.PullPolicy) (object.ImageSpec, error) {
+func (i *images) pull(ctx context.Context, ref string, spec object.ImageSpec, known bool, ask node.ImageAsk) (object.ImageSpec, error) {
 	from, err := i.open(ctx, ref)
 	if err != nil {
 		return spec, err
 	}
 	defer from.Close()
-	if !known || policy == corev1.PullAlways {
+	if !known || ask.Policy == corev1.PullAlways {
 		desc, err := from.Resolve(ctx)
 		var refused *registry.Error
 		switch {
@@ -115,6 +128,7 @@ func (i *images) pull(ctx context.Context, ref string, spec object.ImageSpec, kn
 			spec = i.agree(ctx, object.ImageSpec{Reference: ref, Digest: desc.Digest, MediaType: desc.MediaType, Registry: true}, known)
 		case known && errors.As(err, &refused) && refused.Unreachable():
 			i.agent.log.Warn("registry does not answer, what was known of the image holds", "image", ref, "err", err)
+			ask.Watch.Stale(err)
 		default:
 			return spec, err
 		}
@@ -122,7 +136,7 @@ func (i *images) pull(ctx context.Context, ref string, spec object.ImageSpec, kn
 	if i.store.Has(ctx, spec.Digest) {
 		return spec, nil
 	}
-	if err := i.fetch(ctx, ref, spec, from); err != nil {
+	if err := i.fetch(ctx, ref, spec, from, ask); err != nil {
 		return spec, err
 	}
 	if desc, err := i.store.Resolve(ctx, ref); err == nil && spec.Size == 0 {
@@ -158,14 +172,16 @@ func (i *images) agree(ctx context.Context, spec object.ImageSpec, moved bool) o
 
 // fetch brings an image here, from other machines as far as they have it, else
 // from its registry, if it has one.
-func (i *images) fetch(ctx context.Context, ref string, spec object.ImageSpec, from Repository) error {
+func (i *images) fetch(ctx context.Context, ref string, spec object.ImageSpec, from Repository, ask node.ImageAsk) error {
 	var origin pull.Origin
 	if from != nil {
 		origin = registryOrigin{from}
 	}
 	source := pull.NewSource(mesh{i}, origin, i.holders(spec))
 	desc := image.Descriptor{Digest: spec.Digest, MediaType: spec.MediaType, Size: spec.Size}
-	if err := i.store.Fetch(ctx, ref, desc, pieces{source}, nil); err != nil {
+	progress := &image.Progress{}
+	ask.Watch.Pulling(progress)
+	if err := i.store.Fetch(ctx, ref, desc, pieces{source}, progress); err != nil {
 		return err
 	}
 	i.touched()
@@ -200,6 +216,23 @@ func has(n *corev1.Node, spec object.ImageSpec) bool {
 		}
 	}
 	return false
+}
+
+// pulls tells how far the images are that are on their way here.
+func (a *Agent) pulls() (out []*skeinv1.ImagePull, changed <-chan struct{}) {
+	list, changed := a.node.Pulls()
+	for _, p := range list {
+		pull := &skeinv1.ImagePull{
+			Node: a.cfg.Name, Image: p.Image, LayersDone: int32(min(p.Done, math.MaxInt32)), Layers: int32(min(p.All, math.MaxInt32)),
+			BytesDone: p.Bytes, Bytes: p.Size, Fetched: p.Fetched, ElapsedMs: p.Took.Milliseconds(),
+			From: p.From, Done: p.Over, Error: p.Complaint,
+		}
+		for _, uid := range p.Pods {
+			pull.Pods = append(pull.Pods, string(uid))
+		}
+		out = append(out, pull)
+	}
+	return out, changed
 }
 
 // Config is what an image says of its containers.

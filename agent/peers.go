@@ -65,6 +65,12 @@ func (p *peers) Inside(node string) skeinv1connect.InsidePeerServiceClient {
 		connecthttp.NewTransport(p.http, "http://"+node, connecthttp.WithReadMaxBytes(maxAnswer))))
 }
 
+// Layers returns how to ask a node about images on their way.
+func (p *peers) Layers(node string) skeinv1connect.LayerServiceClient {
+	return skeinv1connect.NewLayerServiceClient(connect.NewClient(
+		connecthttp.NewTransport(p.http, "http://"+node, connecthttp.WithReadMaxBytes(maxAnswer))))
+}
+
 // Transport carries requests for http://<node>/….
 func (p *peers) Transport() http.RoundTripper { return p.http.Transport }
 

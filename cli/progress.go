@@ -9,7 +9,8 @@ import (
 )
 
 // progress shows how a change gets on: on a terminal one summary line that is
-// drawn over and over, below the lines that stay; elsewhere a line per change.
+// drawn over and over, with one for each image on its way above it, below the lines
+// that stay; elsewhere a line per change.
 // Several waits may share one.
 type progress struct {
 	w       io.Writer
@@ -19,12 +20,17 @@ type progress struct {
 	mu        sync.Mutex
 	summaries map[string]string
 	order     []string
-	last      map[string]string // per subject, so that nothing is said twice
-	drawn     bool
+	last      map[string]string   // per subject, so that nothing is said twice
+	coming    map[string][]string // per subject: images on their way
+	pulls     map[string]bool     // by node and image: it was said to be on its way
+	drawn     int                 // lines that erase takes away
 }
 
 func newProgress(w io.Writer, live bool, columns func() int) *progress {
-	return &progress{w: w, live: live, columns: columns, summaries: map[string]string{}, last: map[string]string{}}
+	return &progress{
+		w: w, live: live, columns: columns, summaries: map[string]string{}, last: map[string]string{},
+		coming: map[string][]string{}, pulls: map[string]bool{},
+	}
 }
 
 // tell shows what is new about subject. An empty line or summary says nothing.
@@ -57,6 +63,7 @@ func (p *progress) done(subject, last string) {
 	p.erase()
 	p.print(subject, clean(last))
 	delete(p.summaries, subject)
+	delete(p.coming, subject)
 	p.order = slices.DeleteFunc(p.order, func(s string) bool { return s == subject })
 	p.draw()
 }
@@ -73,21 +80,30 @@ func (p *progress) print(subject, line string) {
 }
 
 func (p *progress) erase() {
-	if p.drawn {
+	for ; p.drawn > 0; p.drawn-- {
 		fmt.Fprint(p.w, "\r\x1b[2K")
-		p.drawn = false
+		if p.drawn > 1 {
+			fmt.Fprint(p.w, "\x1b[1A")
+		}
 	}
 }
 
 func (p *progress) draw() {
-	if len(p.order) == 0 {
+	if !p.live {
 		return
+	}
+	// One column less than there are: a full line would wrap, and \r not undo it.
+	var lines []string
+	for _, line := range p.below() {
+		lines = append(lines, cut(line, max(20, p.columns()-1)))
 	}
 	parts := make([]string, len(p.order))
 	for i, subject := range p.order {
 		parts[i] = subject + " " + p.summaries[subject]
 	}
-	// One column less than there are: a full line would wrap, and \r not undo it.
-	fmt.Fprint(p.w, cut(strings.Join(parts, " · "), max(20, p.columns()-1)))
-	p.drawn = true
+	if len(parts) > 0 {
+		lines = append(lines, cut(strings.Join(parts, " · "), max(20, p.columns()-1)))
+	}
+	fmt.Fprint(p.w, strings.Join(lines, "\n"))
+	p.drawn = len(lines)
 }

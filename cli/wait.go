@@ -150,6 +150,10 @@ func (w *waiting) show(subject string, stream awaitStream) (*skeinv1.AwaitRespon
 		if err != nil {
 			return nil, err
 		}
+		if pulls := message.GetPulls(); len(pulls) > 0 || message.GetLine() == "" && message.GetSummary() == "" && !message.GetDone() {
+			w.progress.pulling(subject, pulls)
+			continue
+		}
 		if message.GetDone() {
 			w.progress.tell(subject, message.GetLine(), "")
 			return message, nil

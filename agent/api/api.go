@@ -59,6 +59,7 @@ type Duties interface {
 type Peers interface {
 	Client(node string) skeinv1connect.PeerServiceClient
 	Inside(node string) skeinv1connect.InsidePeerServiceClient
+	Layers(node string) skeinv1connect.LayerServiceClient
 	Transport() http.RoundTripper // of URLs http://<node>/…
 	Addr(node string) (netip.AddrPort, bool)
 	// Votes tells whether a node votes, for an agent that takes no part in raft.
@@ -139,11 +140,14 @@ type Config struct {
 	Pods      Pods
 	Inside    Inside
 	Images    Images
-	Voting    Voting
-	Sealer    object.Sealer  // of Secrets; nil: there can be none
-	Format    func() uint32  // newest that may be written, see object.Format; nil: any
-	Copy      Copy           // nil where there is none
-	Brakes    func() []Brake // that the leader holds here; nil: none
+	// Pulls tells of images that are on their way here, and when one begins or
+	// ends; nil: none ever.
+	Pulls  func() (pulls []*skeinv1.ImagePull, changed <-chan struct{})
+	Voting Voting
+	Sealer object.Sealer  // of Secrets; nil: there can be none
+	Format func() uint32  // newest that may be written, see object.Format; nil: any
+	Copy   Copy           // nil where there is none
+	Brakes func() []Brake // that the leader holds here; nil: none
 	// Pressure names what this machine is short of now, by the type of the
 	// condition that says so; nil: nothing.
 	Pressure func() map[string]string
@@ -238,6 +242,7 @@ func (s *Server) Node() http.Handler {
 	server := connect.NewServer(s.translated)
 	skeinv1connect.RegisterPeerServiceHandler(server, &peer{Server: s})
 	skeinv1connect.RegisterInsidePeerServiceHandler(server, &insidePeer{Server: s})
+	skeinv1connect.RegisterLayerServiceHandler(server, &layer{Server: s})
 	connecthttp.Mount(mux, server, connecthttp.WithReadMaxBytes(maxMessage),
 		connecthttp.WithCompressors()) // the same goes to each of a thousand nodes, and to compress it costs more than all else
 

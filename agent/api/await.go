@@ -3,6 +3,7 @@ package api
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -42,6 +43,8 @@ func (c *cluster) Await(ctx context.Context, req *skeinv1.AwaitRequest, stream s
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
 	told := &teller{send: stream.Send, seen: map[string]bool{}}
+	pulls := c.newPullsOf(ctx)
+	defer pulls.close()
 	for first := true; ; first = false {
 		look, err := c.lookAt(kind, ref, req)
 		if err != nil {
@@ -50,18 +53,20 @@ func (c *cluster) Await(ctx context.Context, req *skeinv1.AwaitRequest, stream s
 		if first {
 			told.know(look.was)
 		}
+		if err := pulls.last(look.done, stream.Send); err != nil {
+			return err
+		}
 		if err := told.tell(look); err != nil {
 			return err
 		}
 		if look.done {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-watch.C():
-		case <-timer.C:
-			return told.send(c.tooLate(ctx, look, ref, timeout))
+		if err := pulls.until(ctx, watch.C(), timer.C, look, stream.Send); err != nil {
+			if errors.Is(err, errTooLate) {
+				return told.send(c.tooLate(ctx, look, ref, timeout))
+			}
+			return err
 		}
 		if !c.cfg.Consensus.IsLeader() {
 			return refuse(connect.CodeUnavailable, exitNoLeader, "what was asked for goes on; see it with \"skein get "+ref.GetKind()+" "+ref.GetName()+"\"",

@@ -120,10 +120,11 @@ func (alone) Client(string) skeinv1connect.PeerServiceClient { return nil }
 func (alone) Inside(string) skeinv1connect.InsidePeerServiceClient {
 	return nil
 }
-func (alone) Transport() http.RoundTripper       { return http.DefaultTransport }
-func (alone) Addr(string) (netip.AddrPort, bool) { return netip.AddrPort{}, false }
-func (alone) Votes(string) bool                  { return false }
-func (alone) Health() map[string]Health          { return map[string]Health{} }
+func (alone) Layers(string) skeinv1connect.LayerServiceClient { return nil }
+func (alone) Transport() http.RoundTripper                    { return http.DefaultTransport }
+func (alone) Addr(string) (netip.AddrPort, bool)              { return netip.AddrPort{}, false }
+func (alone) Votes(string) bool                               { return false }
+func (alone) Health() map[string]Health                       { return map[string]Health{} }
 func (alone) Probe(context.Context, string, netip.AddrPort, uint64) skeinv1.ProbeResult {
 	return skeinv1.ProbeResult_PROBE_RESULT_SILENT
 }

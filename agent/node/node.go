@@ -35,7 +35,7 @@ type Replica interface {
 type Images interface {
 	// Ensure makes the image present on this node, from a peer if need be, and
 	// returns its digest. A *PullError tells why it cannot.
-	Ensure(ctx context.Context, reference string, policy corev1.PullPolicy) (digest string, err error)
+	Ensure(ctx context.Context, ask ImageAsk) (digest string, err error)
 	Config(ctx context.Context, digest string) (image.Config, error)
 	Mounts(ctx context.Context, key, digest string) ([]container.Mount, error)
 	Release(ctx context.Context, key string) error
@@ -77,6 +77,7 @@ type Node struct {
 	log     *slog.Logger
 	reports *reports
 	leases  *leases
+	coming  *coming       // images that are on their way
 	litter  chan struct{} // something was removed that takes space
 	born    time.Time     // when Run began
 	meter   *meter
@@ -102,6 +103,7 @@ func New(cfg Config) *Node {
 		cfg:     cfg,
 		log:     cfg.Logger.With("component", "node"),
 		reports: newReports(cfg.Reporter, cfg.Logger),
+		coming:  newComing(),
 		litter:  make(chan struct{}, 1),
 		workers: map[types.UID]*worker{},
 		have:    map[string][]container.Status{},

@@ -7,7 +7,25 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skein-dev/skein/runtime/image"
 )
+
+// ImageAsk is what a container asks of an image.
+type ImageAsk struct {
+	Reference string
+	Policy    corev1.PullPolicy
+	Watch     PullWatch // nil: nobody is told
+}
+
+// A PullWatch is told how an image comes to this node.
+type PullWatch interface {
+	// Pulling says that it is being fetched; the progress tells how far that is.
+	Pulling(progress *image.Progress)
+	// Stale says that what the cluster knows of the image is used, for its registry
+	// was asked and does not answer.
+	Stale(err error)
+}
 
 // A PullError says why an image is not there. Reason is Kubernetes' word for it.
 type PullError struct {
@@ -63,7 +81,9 @@ func (w *worker) fetch(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	}
 	w.node.gone.Go(func() {
 		defer cancel()
-		digest, err := w.node.cfg.Images.Ensure(ctx, c.Image, c.ImagePullPolicy)
+		watch := &arrival{worker: w, pod: pod, image: c.Image}
+		digest, err := w.node.cfg.Images.Ensure(ctx, ImageAsk{Reference: c.Image, Policy: c.ImagePullPolicy, Watch: watch})
+		watch.end(err)
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.done, p.digest, p.err = true, digest, err

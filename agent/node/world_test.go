@@ -38,7 +38,9 @@ type world struct {
 	mu      sync.Mutex
 	deaf    bool // no leader
 	reports []*skeinv1.ReportRequest
-	absent  map[string]error // images that cannot be had
+	absent  map[string]error         // images that cannot be had
+	ensure  func(ask ImageAsk) error // in place of that
+	node    *Node                    // as run runs it
 }
 
 func newWorld(t *testing.T, program containertest.Program) *world {
@@ -56,6 +58,7 @@ func (w *world) run() (stop func()) {
 		Name: "n1", Address: netip.MustParseAddr("192.0.2.1"), Replica: w, Driver: w.driver, Images: w,
 		Reporter: w, Lessor: w, Machine: Machine{CPUMilli: 2000, MemoryBytes: 1 << 30, Pods: 10}, Now: w.now, Logger: slog.New(slog.DiscardHandler),
 	})
+	w.node = n
 	ctx, cancel := context.WithCancel(w.t.Context())
 	done := make(chan error, 1)
 	go func() { done <- n.Run(ctx) }()
@@ -82,10 +85,13 @@ func (w *world) Synced() bool {
 
 // The images: each is its own digest.
 
-func (w *world) Ensure(_ context.Context, ref string, _ corev1.PullPolicy) (string, error) {
+func (w *world) Ensure(_ context.Context, ask ImageAsk) (string, error) {
+	if w.ensure != nil {
+		return "sha256:" + ask.Reference, w.ensure(ask)
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return "sha256:" + ref, w.absent[ref]
+	return "sha256:" + ask.Reference, w.absent[ask.Reference]
 }
 
 func (w *world) Config(context.Context, string) (image.Config, error) {

@@ -169,18 +169,29 @@ func weigh(near bool) int {
 func (s *Source) fromOrigin(ctx context.Context, p Piece, offset int64, desk string) (io.ReadCloser, error) {
 	s.gave(p.Digest, "")
 	r, err := s.origin.Read(ctx, p, offset)
-	if desk == "" {
-		return r, err
-	}
-	if err != nil {
+	switch {
+	case err != nil && desk != "":
 		_, _ = s.ask(ctx, desk, p.Digest, GivenUp) // it expires anyway
 		return nil, err
+	case err != nil:
+		return nil, err
+	case desk == "":
+		return labelled{r, s.origin.Host()}, nil
 	}
 	g := &granted{ReadCloser: r, source: s, digest: p.Digest, desk: desk, left: p.Size - offset, done: make(chan struct{})}
 	g.ctx, g.stop = context.WithCancel(ctx)
 	go g.renew()
 	return g, nil
 }
+
+// labelled says where it comes from.
+type labelled struct {
+	io.ReadCloser
+	from string
+}
+
+// From is for people.
+func (l labelled) From() string { return l.from }
 
 func (s *Source) gave(digest, node string) {
 	s.mu.Lock()

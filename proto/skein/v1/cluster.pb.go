@@ -1165,11 +1165,14 @@ type AwaitResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Line  string                 `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"` // one line of progress
 	// A live summary that replaces the last one on a terminal: "3/5 ready".
-	Summary       string `protobuf:"bytes,2,opt,name=summary,proto3" json:"summary,omitempty"`
-	Done          bool   `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`
-	ExitCode      int32  `protobuf:"varint,4,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"` // with done
-	Error         string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`                        // with done and exit_code other than 0
-	Hint          string `protobuf:"bytes,6,opt,name=hint,proto3" json:"hint,omitempty"`
+	Summary  string `protobuf:"bytes,2,opt,name=summary,proto3" json:"summary,omitempty"`
+	Done     bool   `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`
+	ExitCode int32  `protobuf:"varint,4,opt,name=exit_code,json=exitCode,proto3" json:"exit_code,omitempty"` // with done
+	Error    string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`                        // with done and exit_code other than 0
+	Hint     string `protobuf:"bytes,6,opt,name=hint,proto3" json:"hint,omitempty"`
+	// Images that are on their way to the nodes, in a message that says nothing
+	// else. They replace the last ones.
+	Pulls         []*ImagePull `protobuf:"bytes,7,rep,name=pulls,proto3" json:"pulls,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1244,6 +1247,13 @@ func (x *AwaitResponse) GetHint() string {
 		return x.Hint
 	}
 	return ""
+}
+
+func (x *AwaitResponse) GetPulls() []*ImagePull {
+	if x != nil {
+		return x.Pulls
+	}
+	return nil
 }
 
 type StatusRequest struct {
@@ -2867,7 +2877,7 @@ var File_skein_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_skein_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x16skein/v1/cluster.proto\x12\bskein.v1\"<\n" +
+	"\x16skein/v1/cluster.proto\x12\bskein.v1\x1a\x14skein/v1/layer.proto\"<\n" +
 	"\tErrorInfo\x12\x12\n" +
 	"\x04hint\x18\x01 \x01(\tR\x04hint\x12\x1b\n" +
 	"\texit_code\x18\x02 \x01(\x05R\bexitCode\"Q\n" +
@@ -2950,14 +2960,15 @@ const file_skein_v1_cluster_proto_rawDesc = "" +
 	"generation\x12\x12\n" +
 	"\x04gone\x18\x03 \x01(\bR\x04gone\x12\x1d\n" +
 	"\n" +
-	"timeout_ms\x18\x04 \x01(\x03R\ttimeoutMs\"\x98\x01\n" +
+	"timeout_ms\x18\x04 \x01(\x03R\ttimeoutMs\"\xc3\x01\n" +
 	"\rAwaitResponse\x12\x12\n" +
 	"\x04line\x18\x01 \x01(\tR\x04line\x12\x18\n" +
 	"\asummary\x18\x02 \x01(\tR\asummary\x12\x12\n" +
 	"\x04done\x18\x03 \x01(\bR\x04done\x12\x1b\n" +
 	"\texit_code\x18\x04 \x01(\x05R\bexitCode\x12\x14\n" +
 	"\x05error\x18\x05 \x01(\tR\x05error\x12\x12\n" +
-	"\x04hint\x18\x06 \x01(\tR\x04hint\"#\n" +
+	"\x04hint\x18\x06 \x01(\tR\x04hint\x12)\n" +
+	"\x05pulls\x18\a \x03(\v2\x13.skein.v1.ImagePullR\x05pulls\"#\n" +
 	"\rStatusRequest\x12\x12\n" +
 	"\x04json\x18\x01 \x01(\bR\x04json\"\x10\n" +
 	"\x0eVersionRequest\"\x99\x01\n" +
@@ -3169,6 +3180,7 @@ var file_skein_v1_cluster_proto_goTypes = []any{
 	(*SnapshotHeader)(nil),          // 43: skein.v1.SnapshotHeader
 	nil,                             // 44: skein.v1.SnapshotHeader.CountsEntry
 	nil,                             // 45: skein.v1.SnapshotHeader.LeftOutEntry
+	(*ImagePull)(nil),               // 46: skein.v1.ImagePull
 }
 var file_skein_v1_cluster_proto_depIdxs = []int32{
 	5,  // 0: skein.v1.ApplyResponse.applied:type_name -> skein.v1.Applied
@@ -3183,61 +3195,62 @@ var file_skein_v1_cluster_proto_depIdxs = []int32{
 	5,  // 9: skein.v1.DeleteResponse.deleted:type_name -> skein.v1.Applied
 	2,  // 10: skein.v1.DescribeRequest.object:type_name -> skein.v1.ObjectRef
 	2,  // 11: skein.v1.AwaitRequest.object:type_name -> skein.v1.ObjectRef
-	2,  // 12: skein.v1.LogsRequest.objects:type_name -> skein.v1.ObjectRef
-	25, // 13: skein.v1.ExecRequest.start:type_name -> skein.v1.ExecStart
-	26, // 14: skein.v1.ExecRequest.resize:type_name -> skein.v1.TerminalSize
-	2,  // 15: skein.v1.ExecStart.pod:type_name -> skein.v1.ObjectRef
-	26, // 16: skein.v1.ExecStart.size:type_name -> skein.v1.TerminalSize
-	0,  // 17: skein.v1.ListTokensRequest.format:type_name -> skein.v1.Format
-	38, // 18: skein.v1.ImportImageResponse.images:type_name -> skein.v1.ImportedImage
-	5,  // 19: skein.v1.RestoreSnapshotResponse.applied:type_name -> skein.v1.Applied
-	2,  // 20: skein.v1.RestoreSnapshotResponse.kept:type_name -> skein.v1.ObjectRef
-	43, // 21: skein.v1.RestoreSnapshotResponse.header:type_name -> skein.v1.SnapshotHeader
-	44, // 22: skein.v1.SnapshotHeader.counts:type_name -> skein.v1.SnapshotHeader.CountsEntry
-	45, // 23: skein.v1.SnapshotHeader.left_out:type_name -> skein.v1.SnapshotHeader.LeftOutEntry
-	3,  // 24: skein.v1.ClusterService.Apply:input_type -> skein.v1.ApplyRequest
-	6,  // 25: skein.v1.ClusterService.Get:input_type -> skein.v1.GetRequest
-	6,  // 26: skein.v1.ClusterService.Watch:input_type -> skein.v1.GetRequest
-	11, // 27: skein.v1.ClusterService.Patch:input_type -> skein.v1.PatchRequest
-	13, // 28: skein.v1.ClusterService.Delete:input_type -> skein.v1.DeleteRequest
-	15, // 29: skein.v1.ClusterService.Describe:input_type -> skein.v1.DescribeRequest
-	17, // 30: skein.v1.ClusterService.Await:input_type -> skein.v1.AwaitRequest
-	19, // 31: skein.v1.ClusterService.Status:input_type -> skein.v1.StatusRequest
-	20, // 32: skein.v1.ClusterService.Version:input_type -> skein.v1.VersionRequest
-	22, // 33: skein.v1.ClusterService.Logs:input_type -> skein.v1.LogsRequest
-	24, // 34: skein.v1.ClusterService.Exec:input_type -> skein.v1.ExecRequest
-	28, // 35: skein.v1.ClusterService.Drain:input_type -> skein.v1.DrainRequest
-	29, // 36: skein.v1.ClusterService.RemoveNode:input_type -> skein.v1.RemoveNodeRequest
-	31, // 37: skein.v1.ClusterService.CreateToken:input_type -> skein.v1.CreateTokenRequest
-	33, // 38: skein.v1.ClusterService.ListTokens:input_type -> skein.v1.ListTokensRequest
-	34, // 39: skein.v1.ClusterService.RevokeToken:input_type -> skein.v1.RevokeTokenRequest
-	36, // 40: skein.v1.ClusterService.ImportImage:input_type -> skein.v1.ImportImageRequest
-	39, // 41: skein.v1.ClusterService.SaveSnapshot:input_type -> skein.v1.SaveSnapshotRequest
-	41, // 42: skein.v1.ClusterService.RestoreSnapshot:input_type -> skein.v1.RestoreSnapshotRequest
-	4,  // 43: skein.v1.ClusterService.Apply:output_type -> skein.v1.ApplyResponse
-	9,  // 44: skein.v1.ClusterService.Get:output_type -> skein.v1.GetResponse
-	10, // 45: skein.v1.ClusterService.Watch:output_type -> skein.v1.WatchResponse
-	12, // 46: skein.v1.ClusterService.Patch:output_type -> skein.v1.PatchResponse
-	14, // 47: skein.v1.ClusterService.Delete:output_type -> skein.v1.DeleteResponse
-	16, // 48: skein.v1.ClusterService.Describe:output_type -> skein.v1.TextResponse
-	18, // 49: skein.v1.ClusterService.Await:output_type -> skein.v1.AwaitResponse
-	16, // 50: skein.v1.ClusterService.Status:output_type -> skein.v1.TextResponse
-	21, // 51: skein.v1.ClusterService.Version:output_type -> skein.v1.VersionResponse
-	23, // 52: skein.v1.ClusterService.Logs:output_type -> skein.v1.LogsResponse
-	27, // 53: skein.v1.ClusterService.Exec:output_type -> skein.v1.ExecResponse
-	18, // 54: skein.v1.ClusterService.Drain:output_type -> skein.v1.AwaitResponse
-	30, // 55: skein.v1.ClusterService.RemoveNode:output_type -> skein.v1.RemoveNodeResponse
-	32, // 56: skein.v1.ClusterService.CreateToken:output_type -> skein.v1.CreateTokenResponse
-	9,  // 57: skein.v1.ClusterService.ListTokens:output_type -> skein.v1.GetResponse
-	35, // 58: skein.v1.ClusterService.RevokeToken:output_type -> skein.v1.RevokeTokenResponse
-	37, // 59: skein.v1.ClusterService.ImportImage:output_type -> skein.v1.ImportImageResponse
-	40, // 60: skein.v1.ClusterService.SaveSnapshot:output_type -> skein.v1.SaveSnapshotResponse
-	42, // 61: skein.v1.ClusterService.RestoreSnapshot:output_type -> skein.v1.RestoreSnapshotResponse
-	43, // [43:62] is the sub-list for method output_type
-	24, // [24:43] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	46, // 12: skein.v1.AwaitResponse.pulls:type_name -> skein.v1.ImagePull
+	2,  // 13: skein.v1.LogsRequest.objects:type_name -> skein.v1.ObjectRef
+	25, // 14: skein.v1.ExecRequest.start:type_name -> skein.v1.ExecStart
+	26, // 15: skein.v1.ExecRequest.resize:type_name -> skein.v1.TerminalSize
+	2,  // 16: skein.v1.ExecStart.pod:type_name -> skein.v1.ObjectRef
+	26, // 17: skein.v1.ExecStart.size:type_name -> skein.v1.TerminalSize
+	0,  // 18: skein.v1.ListTokensRequest.format:type_name -> skein.v1.Format
+	38, // 19: skein.v1.ImportImageResponse.images:type_name -> skein.v1.ImportedImage
+	5,  // 20: skein.v1.RestoreSnapshotResponse.applied:type_name -> skein.v1.Applied
+	2,  // 21: skein.v1.RestoreSnapshotResponse.kept:type_name -> skein.v1.ObjectRef
+	43, // 22: skein.v1.RestoreSnapshotResponse.header:type_name -> skein.v1.SnapshotHeader
+	44, // 23: skein.v1.SnapshotHeader.counts:type_name -> skein.v1.SnapshotHeader.CountsEntry
+	45, // 24: skein.v1.SnapshotHeader.left_out:type_name -> skein.v1.SnapshotHeader.LeftOutEntry
+	3,  // 25: skein.v1.ClusterService.Apply:input_type -> skein.v1.ApplyRequest
+	6,  // 26: skein.v1.ClusterService.Get:input_type -> skein.v1.GetRequest
+	6,  // 27: skein.v1.ClusterService.Watch:input_type -> skein.v1.GetRequest
+	11, // 28: skein.v1.ClusterService.Patch:input_type -> skein.v1.PatchRequest
+	13, // 29: skein.v1.ClusterService.Delete:input_type -> skein.v1.DeleteRequest
+	15, // 30: skein.v1.ClusterService.Describe:input_type -> skein.v1.DescribeRequest
+	17, // 31: skein.v1.ClusterService.Await:input_type -> skein.v1.AwaitRequest
+	19, // 32: skein.v1.ClusterService.Status:input_type -> skein.v1.StatusRequest
+	20, // 33: skein.v1.ClusterService.Version:input_type -> skein.v1.VersionRequest
+	22, // 34: skein.v1.ClusterService.Logs:input_type -> skein.v1.LogsRequest
+	24, // 35: skein.v1.ClusterService.Exec:input_type -> skein.v1.ExecRequest
+	28, // 36: skein.v1.ClusterService.Drain:input_type -> skein.v1.DrainRequest
+	29, // 37: skein.v1.ClusterService.RemoveNode:input_type -> skein.v1.RemoveNodeRequest
+	31, // 38: skein.v1.ClusterService.CreateToken:input_type -> skein.v1.CreateTokenRequest
+	33, // 39: skein.v1.ClusterService.ListTokens:input_type -> skein.v1.ListTokensRequest
+	34, // 40: skein.v1.ClusterService.RevokeToken:input_type -> skein.v1.RevokeTokenRequest
+	36, // 41: skein.v1.ClusterService.ImportImage:input_type -> skein.v1.ImportImageRequest
+	39, // 42: skein.v1.ClusterService.SaveSnapshot:input_type -> skein.v1.SaveSnapshotRequest
+	41, // 43: skein.v1.ClusterService.RestoreSnapshot:input_type -> skein.v1.RestoreSnapshotRequest
+	4,  // 44: skein.v1.ClusterService.Apply:output_type -> skein.v1.ApplyResponse
+	9,  // 45: skein.v1.ClusterService.Get:output_type -> skein.v1.GetResponse
+	10, // 46: skein.v1.ClusterService.Watch:output_type -> skein.v1.WatchResponse
+	12, // 47: skein.v1.ClusterService.Patch:output_type -> skein.v1.PatchResponse
+	14, // 48: skein.v1.ClusterService.Delete:output_type -> skein.v1.DeleteResponse
+	16, // 49: skein.v1.ClusterService.Describe:output_type -> skein.v1.TextResponse
+	18, // 50: skein.v1.ClusterService.Await:output_type -> skein.v1.AwaitResponse
+	16, // 51: skein.v1.ClusterService.Status:output_type -> skein.v1.TextResponse
+	21, // 52: skein.v1.ClusterService.Version:output_type -> skein.v1.VersionResponse
+	23, // 53: skein.v1.ClusterService.Logs:output_type -> skein.v1.LogsResponse
+	27, // 54: skein.v1.ClusterService.Exec:output_type -> skein.v1.ExecResponse
+	18, // 55: skein.v1.ClusterService.Drain:output_type -> skein.v1.AwaitResponse
+	30, // 56: skein.v1.ClusterService.RemoveNode:output_type -> skein.v1.RemoveNodeResponse
+	32, // 57: skein.v1.ClusterService.CreateToken:output_type -> skein.v1.CreateTokenResponse
+	9,  // 58: skein.v1.ClusterService.ListTokens:output_type -> skein.v1.GetResponse
+	35, // 59: skein.v1.ClusterService.RevokeToken:output_type -> skein.v1.RevokeTokenResponse
+	37, // 60: skein.v1.ClusterService.ImportImage:output_type -> skein.v1.ImportImageResponse
+	40, // 61: skein.v1.ClusterService.SaveSnapshot:output_type -> skein.v1.SaveSnapshotResponse
+	42, // 62: skein.v1.ClusterService.RestoreSnapshot:output_type -> skein.v1.RestoreSnapshotResponse
+	44, // [44:63] is the sub-list for method output_type
+	25, // [25:44] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_skein_v1_cluster_proto_init() }
@@ -3245,6 +3258,7 @@ func file_skein_v1_cluster_proto_init() {
 	if File_skein_v1_cluster_proto != nil {
 		return
 	}
+	file_skein_v1_layer_proto_init()
 	file_skein_v1_cluster_proto_msgTypes[23].OneofWrappers = []any{
 		(*ExecRequest_Start)(nil),
 		(*ExecRequest_Stdin)(nil),
