@@ -241,6 +241,7 @@ func (s *Server) Node() http.Handler {
 	mux := http.NewServeMux()
 	server := connect.NewServer(s.translated)
 	skeinv1connect.RegisterPeerServiceHandler(server, &peer{Server: s})
+	skeinv1connect.RegisterSourceServiceHandler(server, &sources{Server: s})
 	skeinv1connect.RegisterInsidePeerServiceHandler(server, &insidePeer{Server: s})
 	skeinv1connect.RegisterLayerServiceHandler(server, &layer{Server: s})
 	connecthttp.Mount(mux, server, connecthttp.WithReadMaxBytes(maxMessage),

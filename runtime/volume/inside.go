@@ -58,13 +58,7 @@ func openSub(root int, sub string) (int, error) {
 func makeBeneath(root int, name string, mode uint32) error {
 	parts := strings.Split(name, "/")
 	for i := range parts {
-		in := -1
-		var err error
-		if i == 0 {
-			in, err = openBeneath(root, ".", unix.O_PATH|unix.O_DIRECTORY)
-		} else {
-			in, err = openBeneath(root, strings.Join(parts[:i], "/"), unix.O_PATH|unix.O_DIRECTORY)
-		}
+		in, err := openBeneath(root, path.Join(".", path.Join(parts[:i]...)), unix.O_PATH|unix.O_DIRECTORY)
 		if err != nil {
 			return err
 		}

@@ -33,7 +33,7 @@ func own(dir string, o Owner, bits fs.FileMode) error {
 	if err != nil {
 		return err
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }() // nothing was written to it
 	return fs.WalkDir(root.FS(), ".", func(path string, e fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // a container has removed it meanwhile
@@ -90,7 +90,7 @@ func (s *Store) Used(pod, name string, entries int) (bytes int64, over bool, err
 	if err != nil {
 		return 0, false, ignoreGone(err)
 	}
-	defer root.Close()
+	defer func() { _ = root.Close() }() // nothing was written to it
 	seen := map[[2]uint64]bool{}
 	err = fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
