@@ -239,7 +239,7 @@ func (a *Agent) assemble() error {
 	})
 	a.node = node.New(node.Config{
 		Name: a.cfg.Name, Address: a.cfg.Advertise.Addr(), Replica: a.replica, Driver: a.driver, Images: a.images,
-		Reporter: reporter{a}, Lessor: reporter{a}, Machine: what, Logger: a.log,
+		Holdings: a.images, Reclaim: a.cfg.Reclaim, Reporter: reporter{a}, Lessor: reporter{a}, Machine: what, Logger: a.log,
 		Pressure: a.pressures, PressureChanged: a.disk.Changed, Now: a.cfg.World.Now,
 	})
 	a.raft.Lead(a.seed)

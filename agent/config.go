@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/skein-dev/skein/agent/node"
 	"github.com/skein-dev/skein/agent/object"
 )
 
@@ -42,6 +43,8 @@ type Config struct {
 	// RegistryDial reaches registries in the place of this machine's network; nil:
 	// that network.
 	RegistryDial func(ctx context.Context, network, addr string) (net.Conn, error)
+
+	Reclaim node.Reclaim // when images that nothing needs are given up
 
 	CgroupParent string // of all containers, below each controller's mount
 	PodLimit     int64  // how many Pods may run here

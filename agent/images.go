@@ -70,6 +70,7 @@ func (i *images) Ensure(ctx context.Context, ask node.ImageAsk) (string, error) 
 		return "", err
 	}
 	if known && (ask.Policy != corev1.PullAlways || !spec.Registry) && i.store.Has(ctx, spec.Digest) {
+		i.used(ctx, ref)
 		return spec.Digest, nil
 	}
 	if ask.Policy == corev1.PullNever {
@@ -83,6 +84,7 @@ func (i *images) Ensure(ctx context.Context, ask node.ImageAsk) (string, error) 
 	if err != nil {
 		return "", &node.PullError{Reason: "ErrImagePull", Err: fmt.Errorf("pull image %s: %w", ref, err)}
 	}
+	i.used(ctx, ref)
 	return spec.Digest, nil
 }
 
@@ -94,6 +96,14 @@ func (unwatched) Pulling(*image.Progress) {}
 
 // Stale tells nobody.
 func (unwatched) Stale(error) {}
+
+// used notes that an image was asked for, so that it is not the first to be given
+// up.
+func (i *images) used(ctx context.Context, ref string) {
+	if err := i.store.Use(ctx, ref, i.agent.cfg.World.Now()); err != nil && !errors.Is(err, image.ErrNotFound) {
+		i.agent.log.Debug("cannot note that an image is used", "image", ref, "err", err)
+	}
+}
 
 // meaning tells what a reference means, as far as anybody here knows.
 func (i *images) meaning(ctx context.Context, ref string) (spec object.ImageSpec, known bool, err error) {

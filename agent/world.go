@@ -90,6 +90,8 @@ type ImageStore interface {
 	Collect(ctx context.Context) error
 	List(ctx context.Context) ([]image.Image, error)
 	Import(ctx context.Context, r io.Reader) ([]image.Imported, error)
+	Use(ctx context.Context, ref string, now time.Time) error
+	Remove(ctx context.Context, ref string) error
 	FollowBlob(ctx context.Context, digest string, offset int64) (io.ReadCloser, int64, error)
 	Close() error
 }

@@ -360,4 +360,6 @@ func (images) Import(context.Context, io.Reader) ([]image.Imported, error) {
 func (images) FollowBlob(context.Context, string, int64) (io.ReadCloser, int64, error) {
 	return nil, 0, errors.New("this store has no pieces")
 }
-func (images) Close() error { return nil }
+func (images) Use(context.Context, string, time.Time) error { return nil }
+func (images) Remove(context.Context, string) error         { return nil }
+func (images) Close() error                                 { return nil }

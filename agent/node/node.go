@@ -60,6 +60,8 @@ type Config struct {
 	Replica  Replica
 	Driver   container.Driver
 	Images   Images
+	Holdings Holdings // nil: no image is given up
+	Reclaim  Reclaim
 	Reporter Reporter
 	Lessor   Lessor
 	Machine  Machine // what this machine is and has
@@ -78,6 +80,7 @@ type Node struct {
 	reports *reports
 	leases  *leases
 	coming  *coming       // images that are on their way
+	cramped chan struct{} // an image did not fit
 	litter  chan struct{} // something was removed that takes space
 	born    time.Time     // when Run began
 	meter   *meter
@@ -99,11 +102,13 @@ func New(cfg Config) *Node {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	cfg.Reclaim = cfg.Reclaim.withDefaults()
 	n := &Node{
 		cfg:     cfg,
 		log:     cfg.Logger.With("component", "node"),
 		reports: newReports(cfg.Reporter, cfg.Logger),
 		coming:  newComing(),
+		cramped: make(chan struct{}, 1),
 		litter:  make(chan struct{}, 1),
 		workers: map[types.UID]*worker{},
 		have:    map[string][]container.Status{},
@@ -122,6 +127,7 @@ func (n *Node) Run(ctx context.Context) error {
 	group.Go(func() error { return n.watchPods(ctx) })
 	group.Go(func() error { return n.watchSelf(ctx) })
 	group.Go(func() error { return n.tidy(ctx) })
+	group.Go(func() error { return n.reclaim(ctx) })
 	group.Go(func() error { return n.leases.run(ctx) })
 	return group.Wait()
 }

@@ -84,6 +84,10 @@ func (w *worker) fetch(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 		watch := &arrival{worker: w, pod: pod, image: c.Image}
 		digest, err := w.node.cfg.Images.Ensure(ctx, ImageAsk{Reference: c.Image, Policy: c.ImagePullPolicy, Watch: watch})
 		watch.end(err)
+		var cramped *image.SpaceError
+		if errors.As(err, &cramped) {
+			w.node.reclaimSoon()
+		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.done, p.digest, p.err = true, digest, err

@@ -53,11 +53,16 @@ func newWorld(t *testing.T, program containertest.Program) *world {
 func (w *world) now() time.Time { return time.Now().Round(0).Add(time.Duration(w.clock.Load())) }
 
 // run runs a node until the returned function is called.
-func (w *world) run() (stop func()) {
-	n := New(Config{
+func (w *world) run() (stop func()) { return w.runNode(w.newNode()) }
+
+func (w *world) newNode() *Node {
+	return New(Config{
 		Name: "n1", Address: netip.MustParseAddr("192.0.2.1"), Replica: w, Driver: w.driver, Images: w,
 		Reporter: w, Lessor: w, Machine: Machine{CPUMilli: 2000, MemoryBytes: 1 << 30, Pods: 10}, Now: w.now, Logger: slog.New(slog.DiscardHandler),
 	})
+}
+
+func (w *world) runNode(n *Node) (stop func()) {
 	w.node = n
 	ctx, cancel := context.WithCancel(w.t.Context())
 	done := make(chan error, 1)

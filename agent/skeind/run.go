@@ -22,6 +22,7 @@ import (
 
 	"github.com/skein-dev/skein/agent"
 	"github.com/skein-dev/skein/agent/lab"
+	"github.com/skein-dev/skein/agent/node"
 	"github.com/skein-dev/skein/agent/skeind/payload"
 	"github.com/skein-dev/skein/runtime/keeper"
 	"github.com/skein-dev/skein/runtime/runc"
@@ -48,6 +49,10 @@ func runFlags() []cli.Flag {
 		&cli.IntFlag{Name: "snapshot-keep", Usage: "how `MANY` of them to keep", Value: 24, EnvVars: env("SNAPSHOT_KEEP")},
 		&cli.StringFlag{Name: "registry-config", Usage: "`FOLDER` that says how to reach registries, as containerd's certs.d", Value: "/etc/skein/certs.d", EnvVars: env("REGISTRY_CONFIG")},
 		&cli.StringFlag{Name: "docker-config", Usage: "`FILE` of docker's with credentials for registries", Value: dockerConfig(), EnvVars: env("DOCKER_CONFIG")},
+		&cli.Float64Flag{Name: "image-gc-high", Usage: "`PERCENT` of the disk in use from which on images go that nothing needs", Value: 85, EnvVars: env("IMAGE_GC_HIGH")},
+		&cli.Float64Flag{Name: "image-gc-low", Usage: "`PERCENT` until which they go", Value: 80, EnvVars: env("IMAGE_GC_LOW")},
+		&cli.DurationFlag{Name: "image-max-age", Usage: "for what `TIME` an image may be unused; -1s: for ever", Value: 30 * 24 * time.Hour, EnvVars: env("IMAGE_MAX_AGE")},
+		&cli.DurationFlag{Name: "image-min-age", Usage: "for what `TIME` one stays after its last use, however full the disk is", Value: 2 * time.Minute, EnvVars: env("IMAGE_MIN_AGE")},
 		&cli.StringFlag{Name: "way-out", Hidden: true, Usage: "`SOCKET` of a lab, by which to reach registries", EnvVars: env("WAY_OUT")},
 		&cli.StringFlag{Name: "cgroup-parent", Hidden: true, Value: "/skein", EnvVars: env("CGROUP_PARENT")},
 		&cli.BoolFlag{Name: "demo-images", Usage: "keep the images skein/demo:v1, :v2 and :bad", EnvVars: env("DEMO_IMAGES")},
@@ -223,6 +228,13 @@ func config(c *cli.Context) (agent.Config, error) {
 		Announcement: announce,
 	}
 	cfg.RegistryConfig, cfg.RegistryKeys = c.String("registry-config"), c.String("docker-config")
+	cfg.Reclaim = node.Reclaim{
+		High: c.Float64("image-gc-high") / 100, Low: c.Float64("image-gc-low") / 100,
+		MaxAge: c.Duration("image-max-age"), MinAge: c.Duration("image-min-age"),
+	}
+	if r := cfg.Reclaim; r.High <= 0 || r.High > 1 || r.Low <= 0 || r.Low > r.High {
+		return cfg, &agent.UsageError{Text: "--image-gc-low and --image-gc-high are percentages, the first not above the second"}
+	}
 	if socket := c.String("way-out"); socket != "" {
 		cfg.RegistryDial = lab.Egress(socket)
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
@@ -26,17 +27,29 @@ type Image struct {
 	References []string // sorted, in their familiar form
 	Digest     string
 	Size       int64 // as in Descriptor
+	// Used is when a name of it was last given or asked for, to the hour, by this
+	// machine's wall clock.
+	Used time.Time
 }
 
-// labelSize on an image record holds Descriptor.Size.
-const labelSize = "skein.dev/size"
+// labelSize on an image record holds Descriptor.Size, labelUsed when the name was
+// last asked for.
+const (
+	labelSize = "skein.dev/size"
+	labelUsed = "skein.dev/used"
+)
+
+// usedWithin is how exactly that is kept: each time costs a write to the disk.
+const usedWithin = time.Hour
 
 // record gives a tree its name, taking the name from another if need be.
 func (s *Store) record(ctx context.Context, name string, t *tree) error {
 	img := images.Image{
 		Name:   name,
 		Target: ocispec.Descriptor{Digest: t.root.Digest, MediaType: t.root.MediaType, Size: t.root.Size},
-		Labels: map[string]string{labelSize: strconv.FormatInt(t.size(), 10)},
+		Labels: map[string]string{
+			labelSize: strconv.FormatInt(t.size(), 10), labelUsed: time.Now().UTC().Format(time.RFC3339),
+		},
 	}
 	_, err := s.images.Create(ctx, img)
 	if errdefs.IsAlreadyExists(err) {
@@ -76,6 +89,35 @@ func (s *Store) Resolve(ctx context.Context, ref string) (Descriptor, error) {
 	return Descriptor{Digest: img.Target.Digest.String(), MediaType: img.Target.MediaType, Size: size(img)}, nil
 }
 
+// Use notes that an image was asked for by a name, at a time of this machine's wall
+// clock. A name that is not here is ErrNotFound.
+func (s *Store) Use(ctx context.Context, ref string, now time.Time) error {
+	named, err := parse(ref)
+	if err != nil {
+		return err
+	}
+	ctx = s.context(ctx)
+	img, err := s.images.Get(ctx, named.String())
+	if err == nil {
+		if last := used(img); now.Sub(last) < usedWithin && !last.After(now) {
+			return nil
+		}
+		img.Labels[labelUsed] = now.UTC().Format(time.RFC3339)
+		_, err = s.images.Update(ctx, img, "labels."+labelUsed)
+	}
+	if errdefs.IsNotFound(err) {
+		return fmt.Errorf("image %s: %w", reference.FamiliarString(named), ErrNotFound)
+	}
+	return err
+}
+
+func used(img images.Image) time.Time {
+	if at, err := time.Parse(time.RFC3339, img.Labels[labelUsed]); err == nil {
+		return at
+	}
+	return img.UpdatedAt
+}
+
 func size(img images.Image) int64 {
 	n, _ := strconv.ParseInt(img.Labels[labelSize], 10, 64) // our own writing; zero is as good as unknown
 	return n
@@ -94,6 +136,9 @@ func (s *Store) List(ctx context.Context) ([]Image, error) {
 			byDigest[d] = &Image{Digest: d, Size: size(r)}
 		}
 		byDigest[d].References = append(byDigest[d].References, familiar(r.Name))
+		if at := used(r); at.After(byDigest[d].Used) {
+			byDigest[d].Used = at
+		}
 	}
 	list := make([]Image, 0, len(byDigest))
 	for _, img := range byDigest {
