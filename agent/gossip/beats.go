@@ -43,6 +43,8 @@ func (g *Gossip) heard(h *hands, b []byte, from netip.AddrPort) {
 		g.heardClaim(append([]byte(nil), body...))
 	case kindLeave:
 		g.heardLeave(head)
+	case kindHint:
+		_, _ = g.heardHint(append([]byte(nil), body...))
 	}
 }
 
@@ -234,6 +236,7 @@ func (g *Gossip) remakeRing(h *hands, must bool) bool {
 		delete(g.members, name)
 		delete(g.told, name)
 	}
+	g.forgetHints(unknown)
 	on := names[:0]
 	for _, name := range names {
 		m := g.members[name]

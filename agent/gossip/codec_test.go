@@ -230,6 +230,7 @@ func FuzzDatagrams(f *testing.F) {
 	f.Add(appendPong(nil, pong{1}))
 	f.Add(append([]byte{kindClaim}, appendClaim(nil, claim{observer: "a", node: "b", what: claimGone, sig: []byte("x")})...))
 	f.Add(s.close(nil, []byte{kindLeave}))
+	f.Add(appendHint(nil, hint{name: "a", epoch: 1, seq: 2, data: []byte("blobs")}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// As it comes, and as the plain text of somebody with the key.
 		_, _, _ = s.open(data, nil, everybody)
@@ -247,6 +248,14 @@ func FuzzDatagrams(f *testing.F) {
 		}
 		if err == nil && len(signed)+len(c.sig) != len(data) {
 			t.Fatal("a part of the claim is neither signed nor signature")
+		}
+		if h, err := parseHint(data); err == nil && !bytes.Equal(appendHint(nil, h), data) {
+			t.Fatalf("hint %+v is not what was read", h)
+		}
+		if _, err := parseHint(data); err == nil {
+			if _, _, err := parseClaim(data); err == nil {
+				t.Fatal("what is a hint is a claim to builds before")
+			}
 		}
 		if m, err := parseMeta(data); err == nil {
 			if again, err := parseMeta(appendMeta(nil, m)); err != nil || again != m {

@@ -130,7 +130,9 @@ type Gossip struct {
 	detector  *detector
 	claims    *claims
 	told      map[string]telling
-	seq       uint64 // of my claims
+	seq       uint64          // of my claims
+	hints     map[string]hint // by node, mine among them
+	unheard   map[string]bool // members that were not told mine
 	seeds     []netip.AddrPort
 	meta      []byte
 	meet      string      // member to exchange the membership with, "" for none
@@ -172,7 +174,7 @@ func New(cfg Config) (*Gossip, error) {
 		poke: make(chan struct{}, 1), tend: make(chan struct{}, 1),
 		members: map[string]*member{}, strange: map[string]netip.AddrPort{},
 		ring: NewRing(nil, nil), detector: newDetector(cfg.Name), claims: newClaims(),
-		told: map[string]telling{}, dirty: true, changed: make(chan struct{}),
+		told: map[string]telling{}, hints: map[string]hint{}, unheard: map[string]bool{}, dirty: true, changed: make(chan struct{}),
 		timer: time.NewTimer(0),
 	}
 	g.rumours = memberlist.TransmitLimitedQueue{RetransmitMult: 4, NumNodes: g.size}

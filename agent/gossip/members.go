@@ -205,10 +205,12 @@ func (g *Gossip) heardOf(n *memberlist.Node) {
 		m = &member{Member: Member{Name: n.Name, Since: now}}
 		g.members[n.Name] = m
 		g.dirty = true
+		g.newcomer(n.Name)
 	}
 	if !m.dead.IsZero() {
 		m.dead, m.leaving = time.Time{}, false
 		g.dirty = true
+		g.newcomer(n.Name)
 	}
 	m.Addr, m.Meta = addr, meta
 	delete(g.strange, n.Name)
@@ -283,15 +285,16 @@ func (e events) NodeMeta(limit int) []byte {
 	return e.g.meta
 }
 
-// NotifyMsg takes in a claim that came by gossip.
-func (e events) NotifyMsg(b []byte) { e.g.heardClaim(slices.Clone(b)) }
+// NotifyMsg takes in a claim or a hint that came by gossip.
+func (e events) NotifyMsg(b []byte) { e.g.heardRumour(slices.Clone(b)) }
 
-// GetBroadcasts hands claims to memberlist to pass on.
+// GetBroadcasts hands claims and hints to memberlist to pass on.
 func (e events) GetBroadcasts(overhead, limit int) [][]byte {
 	return e.g.rumours.GetBroadcasts(overhead, limit)
 }
 
-// LocalState adds nothing to an exchange of the membership.
+// LocalState adds nothing to an exchange of the membership: builds before hints
+// refuse one that says more.
 func (e events) LocalState(bool) []byte { return nil }
 
 // MergeRemoteState ignores what others add.

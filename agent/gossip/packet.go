@@ -12,6 +12,7 @@ const (
 	kindPong  = 3
 	kindClaim = 4
 	kindLeave = 5 // no payload: the sender stops on purpose
+	kindHint  = 6 // as in a rumour
 )
 
 // A beat says "I live" to an observer.

@@ -160,6 +160,7 @@ func (g *Gossip) runTender(ctx context.Context) {
 		}
 		g.welcome(ctx)
 		g.meetOdd()
+		g.tellHint()
 		wait := metaEvery
 		switch {
 		case g.size() <= 1:
