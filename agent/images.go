@@ -262,7 +262,10 @@ func (i *images) Release(ctx context.Context, key string) error { return i.store
 func (i *images) Snapshots(ctx context.Context) ([]string, error) { return i.store.Snapshots(ctx) }
 
 // Collect frees what nothing needs any more.
-func (i *images) Collect(ctx context.Context) error { return i.store.Collect(ctx) }
+func (i *images) Collect(ctx context.Context) error {
+	defer i.touched()
+	return i.store.Collect(ctx)
+}
 
 // maxImagesTold bounds how many images a node tells the cluster of.
 const maxImagesTold = 100

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"connectrpc.com/connect/v2"
 
@@ -40,6 +41,44 @@ func (m mesh) Alive() []string {
 func (m mesh) Near(node string) bool {
 	a := m.images.agent
 	return a.zone(node) == a.zone(a.cfg.Name)
+}
+
+// Hinted lists who has hinted at a piece. It is advice.
+func (m mesh) Hinted(digest string) []string {
+	var out []string
+	for _, node := range m.Alive() {
+		if pull.Hinted(m.images.agent.gossip.Hint(node), digest) {
+			out = append(out, node)
+		}
+	}
+	return out
+}
+
+// hintPause is how much time passes between two hints at the least.
+const hintPause = 2 * time.Second
+
+// tellPieces hints the others at the pieces that are here, until ctx ends.
+func (i *images) tellPieces(ctx context.Context) error {
+	for {
+		changed := i.Changed()
+		list, err := i.store.Blobs(ctx)
+		if err == nil {
+			err = i.agent.gossip.Tell(pull.Hint(list, gossip.MaxHint))
+		}
+		if err != nil && ctx.Err() == nil {
+			i.agent.log.Warn("cannot tell which pieces of images are here", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(hintPause):
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
 }
 
 // Read streams a piece from another machine.

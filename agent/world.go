@@ -89,6 +89,7 @@ type ImageStore interface {
 	Snapshots(ctx context.Context) ([]string, error)
 	Collect(ctx context.Context) error
 	List(ctx context.Context) ([]image.Image, error)
+	Blobs(ctx context.Context) (digests []string, err error)
 	Import(ctx context.Context, r io.Reader) ([]image.Imported, error)
 	Use(ctx context.Context, ref string, now time.Time) error
 	Remove(ctx context.Context, ref string) error

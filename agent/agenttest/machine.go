@@ -353,6 +353,7 @@ func (images) Release(context.Context, string) error       { return nil }
 func (images) Snapshots(context.Context) ([]string, error) { return nil, nil }
 func (images) Collect(context.Context) error               { return nil }
 func (images) List(context.Context) ([]image.Image, error) { return nil, nil }
+func (images) Blobs(context.Context) ([]string, error)     { return nil, nil }
 func (images) Import(context.Context, io.Reader) ([]image.Imported, error) {
 	return nil, errors.New("this store has all there is")
 }

@@ -31,6 +31,7 @@ type machine struct {
 	data []byte // of the blob
 	grow chan struct{}
 	bad  bool // it gives rubbish
+	hint bool // it has hinted that it has the blob
 }
 
 const (
@@ -80,6 +81,17 @@ func (m *machine) Alive() []string {
 		}
 	}
 	slices.Sort(out)
+	return out
+}
+
+func (m *machine) Hinted(string) (out []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name, other := range m.machines {
+		if name != m.name && !other.dead && other.hint {
+			out = append(out, name)
+		}
+	}
 	return out
 }
 

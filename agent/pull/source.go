@@ -28,6 +28,8 @@ type Cluster interface {
 	Alive() []string
 	// Near tells whether a machine is as near as can be.
 	Near(node string) bool
+	// Hinted lists the machines of these that have hinted that they have a blob.
+	Hinted(digest string) []string
 	// Read reads a blob, or what is there of it while it still comes in, from an
 	// offset on. ErrNotThere: nothing of it is.
 	Read(ctx context.Context, node, digest string, offset int64) (io.ReadCloser, error)
@@ -75,8 +77,8 @@ func NewSource(cluster Cluster, origin Origin, holders []string) *Source {
 const (
 	// tolerated is how often a machine may break off before it counts as failed.
 	tolerated = 3
-	// held is how many machines that have a blob are tried before the desk is
-	// asked.
+	// held is how many machines that have a blob are tried before others are
+	// asked. Where there is no registry, all are.
 	held = 3
 
 	askWait   = 2 * time.Second
@@ -85,10 +87,14 @@ const (
 )
 
 // Read reads a blob from wherever it is to be had: from machines that have the
-// whole image, from those that its desk knows, from the registry. While another
+// whole image, from those that have hinted at it, from those that its desk knows,
+// from the registry. While another
 // machine is fetching it from there, it comes from that one as it comes in.
 func (s *Source) Read(ctx context.Context, p Piece, offset int64) (io.ReadCloser, error) {
 	if r := s.fromAny(ctx, p, offset, s.holders, tolerated); r != nil {
+		return r, nil
+	}
+	if r := s.fromAny(ctx, p, offset, s.cluster.Hinted(p.Digest), tolerated); r != nil {
 		return r, nil
 	}
 	for wait := lookAgain; ; wait = min(2*wait, lookMost) {
@@ -137,7 +143,7 @@ func (s *Source) fromAny(ctx context.Context, p Piece, offset int64, nodes []str
 	slices.SortStableFunc(nodes, func(a, b string) int { return weigh(s.cluster.Near(b)) - weigh(s.cluster.Near(a)) })
 	tries := 0
 	for _, node := range nodes {
-		if s.hasFailed(p.Digest, node) || tries == held {
+		if s.hasFailed(p.Digest, node) || tries == held && s.origin != nil {
 			continue
 		}
 		tries++

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"time"
 
@@ -37,6 +38,20 @@ func (s *Store) OpenBlob(ctx context.Context, digest string) (Blob, int64, error
 		return nil, 0, fmt.Errorf("open blob %s: %w", d, err)
 	}
 	return r, r.Size(), nil
+}
+
+// Blobs lists the digests of all pieces that are here, of all images, in order.
+func (s *Store) Blobs(ctx context.Context) ([]string, error) {
+	var list []string
+	err := s.content.Walk(s.context(ctx), func(info content.Info) error {
+		list = append(list, info.Digest.String())
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list blobs: %w", err)
+	}
+	slices.Sort(list)
+	return list, nil
 }
 
 // write keeps size bytes of r as a blob and returns its digest, which must be

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -76,6 +77,12 @@ func TestAnImageIsFetchedFromAPeer(t *testing.T) {
 	must(t, s.Collect(t.Context()))
 	if !s.Has(t.Context(), desc.Digest) {
 		t.Error("the image is not whole after collecting")
+	}
+	have, err := s.Blobs(t.Context())
+	must(t, err)
+	slices.Sort(from.asked)
+	if diff := cmp.Diff(slices.Compact(slices.Clone(from.asked)), have); diff != "" {
+		t.Errorf("blobs (-asked for +here):\n%s", diff)
 	}
 	n := len(from.asked)
 	var refused *InvalidError
