@@ -87,6 +87,7 @@ func (a *Agent) dial(ctx context.Context, proto, name string) (net.Conn, error) 
 const (
 	headerPatience = 10 * time.Second
 	idlePatience   = 2 * time.Minute
+	pingPatience   = 15 * time.Second // with whom nothing is heard of, before it is asked, and again before it is given up
 	maxHeader      = 64 << 10
 	maxStreams     = 256 // calls at once on one HTTP/2 connection
 )
@@ -94,7 +95,7 @@ const (
 func (a *Agent) server(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: headerPatience, IdleTimeout: idlePatience, MaxHeaderBytes: maxHeader,
-		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: idlePatience},
+		HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: maxStreams, SendPingTimeout: pingPatience, PingTimeout: pingPatience},
 		ErrorLog: slog.NewLogLogger(a.log.With("component", "http").Handler(), slog.LevelDebug),
 	}
 }

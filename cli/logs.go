@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -28,8 +29,11 @@ skein logs web-1 -p --tail 20         the run before the last restart`,
 			&cli.StringFlag{Name: "container", Aliases: []string{"c"}, Usage: "of the container `NAME` alone"},
 			&cli.BoolFlag{Name: "follow", Aliases: []string{"f"}, Usage: "go on with what is being written"},
 			&cli.BoolFlag{Name: "previous", Aliases: []string{"p"}, Usage: "of the run before the last restart"},
+			&cli.BoolFlag{Name: "all-containers", Usage: "of all containers, which is so without -c anyway"},
 			&cli.StringFlag{Name: "since", Usage: "no older than `DURATION`"},
+			&cli.StringFlag{Name: "since-time", Usage: "written since `TIME`, as 2026-01-02T15:04:05Z"},
 			&cli.Int64Flag{Name: "tail", Value: -1, Usage: "the last `N` lines of each container; -1: all"},
+			&cli.Int64Flag{Name: "limit-bytes", Usage: "at most `N` bytes in all; 0: no limit"},
 			&cli.BoolFlag{Name: "timestamps", Usage: "with the time of each line"},
 			&cli.BoolFlag{Name: "prefix", Usage: "say in front of each line which Pod wrote it; =false: never"},
 		},
@@ -44,9 +48,12 @@ func (s *session) logs(c *cli.Context) error {
 	if c.Args().Present() && c.String("selector") != "" {
 		return usageError("usage: "+usageLine(c.Command), "a selector stands in place of names")
 	}
-	since, err := parseDuration("--since", c.String("since"))
+	since, err := s.since(c)
 	if err != nil {
 		return err
+	}
+	if c.Bool("all-containers") && c.String("container") != "" {
+		return usageError("usage: "+usageLine(c.Command), "--all-containers and -c contradict each other")
 	}
 	cluster, err := s.connect(c)
 	if err != nil {
@@ -55,6 +62,7 @@ func (s *session) logs(c *cli.Context) error {
 	request := &skeinv1.LogsRequest{
 		Namespace: cluster.namespace, LabelSelector: c.String("selector"), Container: c.String("container"),
 		Follow: c.Bool("follow"), Previous: c.Bool("previous"), SinceMs: since.Milliseconds(), TailLines: c.Int64("tail"),
+		Batches: true,
 	}
 	for _, arg := range c.Args().Slice() {
 		kind, name, ok := strings.Cut(arg, "/")
@@ -63,8 +71,12 @@ func (s *session) logs(c *cli.Context) error {
 		}
 		request.Objects = append(request.Objects, &skeinv1.ObjectRef{Kind: kind, Namespace: cluster.namespace, Name: name})
 	}
+	to := s.stdout
+	if limit := c.Int64("limit-bytes"); limit > 0 {
+		to = &limited{w: to, left: limit}
+	}
 	merged := &merged{
-		session: s, w: bufio.NewWriter(s.stdout), times: c.Bool("timestamps"), colour: s.outTTY && colourful(),
+		session: s, w: bufio.NewWriterSize(to, 64<<10), times: c.Bool("timestamps"), colour: s.outTTY && colourful(),
 		label: labelWhenSeveral, pods: map[string]*source{}, lines: map[string]*line{},
 	}
 	switch {
@@ -76,6 +88,22 @@ func (s *session) logs(c *cli.Context) error {
 		merged.label = cluster.logLabel(c.Context, request)
 	}
 	return merged.follow(c.Context, cluster, request)
+}
+
+// since is how far back to begin; 0: at the first line that is kept.
+func (s *session) since(c *cli.Context) (time.Duration, error) {
+	text := c.String("since-time")
+	if text == "" {
+		return parseDuration("--since", c.String("since"))
+	}
+	if c.String("since") != "" {
+		return 0, usageError("usage: "+usageLine(c.Command), "--since and --since-time contradict each other")
+	}
+	at, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		return 0, usageError("", "--since-time %q: want a time as 2026-01-02T15:04:05Z", text)
+	}
+	return max(time.Millisecond, s.now().Sub(at)), nil
 }
 
 // colourful honours https://no-color.org.

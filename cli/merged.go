@@ -21,6 +21,7 @@ type merged struct {
 	label   logLabel
 	pods    map[string]*source
 	lines   map[string]*line // by pod and container
+	open    string           // whose line, too long to be held, was printed in part
 }
 
 // source is a Pod as it is shown.
@@ -81,20 +82,25 @@ func (m *merged) follow(ctx context.Context, cluster *cluster, request *skeinv1.
 				return errors.Join(m.w.Flush(), err)
 			}
 			alive()
-			if err := m.take(message); err != nil {
-				return err
+			for _, one := range append(message.GetBatch(), alone(message)...) {
+				if err := m.take(one); err != nil {
+					return err
+				}
+			}
+			if err := m.w.Flush(); err != nil {
+				return fmt.Errorf("print: %w", err)
 			}
 		}
 	}
 	if !request.GetFollow() {
 		if err := read(ctx, func() {}); err != nil && !onlyEOF(err) {
-			return err
+			return enough(err)
 		}
-		return m.finish()
+		return enough(m.finish())
 	}
 	err := m.session.keep(ctx, func(ctx context.Context, alive func()) error {
 		err := read(ctx, alive)
-		if onlyEOF(err) {
+		if onlyEOF(err) || errors.Is(err, errEnough) {
 			return errEnded
 		}
 		m.resume(request)
@@ -103,7 +109,31 @@ func (m *merged) follow(ctx context.Context, cluster *cluster, request *skeinv1.
 	if errors.Is(err, errEnded) {
 		err = nil
 	}
-	return errors.Join(m.finish(), err)
+	return errors.Join(enough(m.finish()), err)
+}
+
+// A limited writer takes so many bytes, and then fails with errEnough.
+type limited struct {
+	w    io.Writer
+	left int64
+}
+
+var errEnough = errors.New("that was as much as was asked for")
+
+func (l *limited) Write(b []byte) (int, error) {
+	n, err := l.w.Write(b[:min(int64(len(b)), l.left)])
+	l.left -= int64(n)
+	if err == nil && n < len(b) {
+		err = errEnough
+	}
+	return n, err
+}
+
+func enough(err error) error {
+	if errors.Is(err, errEnough) {
+		return nil
+	}
+	return err
 }
 
 var errEnded = errors.New("all containers have ended")
@@ -156,12 +186,17 @@ func (m *merged) take(message *skeinv1.LogsResponse) error {
 	if message.GetPartial() && len(l.text) < longest {
 		return nil
 	}
-	m.print(message, l.text)
-	l.text, l.done = nil, stamp{at: l.at, same: l.same}
-	if err := m.w.Flush(); err != nil {
-		return fmt.Errorf("print: %w", err)
-	}
+	m.print(message, l.text, message.GetPartial())
+	l.text, l.done = l.text[:0], stamp{at: l.at, same: l.same}
 	return nil
+}
+
+// alone is a message that holds no others.
+func alone(message *skeinv1.LogsResponse) []*skeinv1.LogsResponse {
+	if len(message.GetBatch()) > 0 {
+		return nil
+	}
+	return []*skeinv1.LogsResponse{message}
 }
 
 // finish prints lines that never ended.
@@ -169,9 +204,10 @@ func (m *merged) finish() error {
 	for key, l := range m.lines {
 		if len(l.text) > 0 {
 			pod, container, _ := strings.Cut(key, "/")
-			m.print(&skeinv1.LogsResponse{Pod: pod, Container: container}, l.text)
+			m.print(&skeinv1.LogsResponse{Pod: pod, Container: container}, l.text, false)
 		}
 	}
+	m.endLine()
 	if err := m.w.Flush(); err != nil {
 		return fmt.Errorf("print: %w", err)
 	}
@@ -181,7 +217,30 @@ func (m *merged) finish() error {
 // palette are the colours of Pods, by turns: those readable on dark and light.
 var palette = []int{36, 33, 32, 35, 34, 96, 93, 92, 95, 94}
 
-func (m *merged) print(message *skeinv1.LogsResponse, text []byte) {
+// endLine ends a line that was printed in part.
+func (m *merged) endLine() {
+	if m.open != "" {
+		_ = m.w.WriteByte('\n') // told by Flush
+		m.open = ""
+	}
+}
+
+// print prints a line, or with more the beginning of one. A piece that follows
+// its beginning goes on where that ended, unless another has written meanwhile.
+func (m *merged) print(message *skeinv1.LogsResponse, text []byte, more bool) {
+	key := message.GetPod() + "/" + message.GetContainer()
+	if m.open != key {
+		m.endLine()
+		m.head(message)
+	}
+	_, _ = m.w.Write(text)
+	if m.open = key; !more {
+		m.endLine()
+	}
+}
+
+// head prints what stands in front of a line.
+func (m *merged) head(message *skeinv1.LogsResponse) {
 	pod := m.pods[message.GetPod()]
 	if pod == nil {
 		pod = &source{colour: palette[len(m.pods)%len(palette)], container: message.GetContainer()}
@@ -209,6 +268,4 @@ func (m *merged) print(message *skeinv1.LogsResponse, text []byte) {
 	if m.times && message.GetTimeUnixNano() != 0 {
 		_, _ = m.w.WriteString(time.Unix(0, message.GetTimeUnixNano()).UTC().Format("2006-01-02T15:04:05.000Z") + " ")
 	}
-	_, _ = m.w.Write(text)
-	_ = m.w.WriteByte('\n')
 }

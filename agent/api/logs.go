@@ -193,6 +193,7 @@ func (s *Server) readLogs(ctx context.Context, pod *corev1.Pod, req *skeinv1.Log
 	ask := &skeinv1.PodLogsRequest{
 		Namespace: pod.Namespace, Pod: pod.Name, Uid: string(pod.UID), Container: req.GetContainer(),
 		Follow: req.GetFollow(), Previous: req.GetPrevious(), SinceMs: req.GetSinceMs(), TailLines: req.GetTailLines(),
+		Batches: req.GetBatches(),
 	}
 	if pod.Spec.NodeName == s.cfg.Name {
 		return s.cfg.Pods.PodLogs(ctx, ask, send)

@@ -11,6 +11,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/skein-dev/skein/agent/object"
+	"github.com/skein-dev/skein/consensus/state"
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
 	"github.com/skein-dev/skein/runtime/container"
 )
@@ -26,43 +28,29 @@ func (n *Node) PodLogs(ctx context.Context, req *skeinv1.PodLogsRequest, send fu
 	if req.SinceMs > 0 {
 		opt.Since = n.cfg.Now().Add(-time.Duration(req.SinceMs) * time.Millisecond)
 	}
-	lines := make(chan *skeinv1.LogsResponse)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	ended := make(chan error, len(ids))
+	lines := newLineQueue()
 	for _, id := range ids {
-		go func() { ended <- n.readLogs(ctx, id, opt, req, lines) }()
+		lines.readers++
+		go func() { lines.end(n.readLogs(ctx, id, opt, req, lines)) }()
 	}
-	for left := len(ids); left > 0; {
-		select {
-		case line := <-lines:
-			if err == nil {
-				if err = send(line); err != nil {
-					cancel()
-				}
-			}
-		case e := <-ended:
-			left--
-			err = cmp.Or(err, e)
-		}
-	}
-	return err
+	stop := context.AfterFunc(ctx, lines.close)
+	defer stop()
+	return lines.send(ctx, cancel, req.Batches, send)
 }
 
 // readLogs reads one container and, following, each run that succeeds it.
-func (n *Node) readLogs(ctx context.Context, id container.ID, opt container.LogOptions, req *skeinv1.PodLogsRequest, lines chan<- *skeinv1.LogsResponse) error {
+func (n *Node) readLogs(ctx context.Context, id container.ID, opt container.LogOptions, req *skeinv1.PodLogsRequest, lines *lineQueue) error {
 	for {
 		err := n.cfg.Driver.Logs(ctx, id, opt, func(l container.LogLine) error {
-			out := &skeinv1.LogsResponse{
+			if !lines.put(&skeinv1.LogsResponse{
 				Pod: req.Pod, Container: id.Name, TimeUnixNano: l.Time.UnixNano(),
 				Stderr: l.Stderr, Partial: l.Partial, Line: slices.Clone(l.Text),
+			}) {
+				return context.Cause(ctx)
 			}
-			select {
-			case lines <- out:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
+			return nil
 		})
 		if err != nil || !opt.Follow || req.Previous {
 			return err
@@ -76,6 +64,8 @@ func (n *Node) readLogs(ctx context.Context, id container.ID, opt container.LogO
 
 // nextRun waits for the run that follows id.
 func (n *Node) nextRun(ctx context.Context, id container.ID) (container.ID, error) {
+	watch := n.cfg.Replica.Store().Changed(state.Selector{Kind: object.KindPod, Index: object.NodeIndex(n.cfg.Name)})
+	defer watch.Close()
 	for {
 		changed := n.cfg.Driver.Changed()
 		ids, err := n.runs(ctx, id.Pod, id.Name, false)
@@ -92,6 +82,7 @@ func (n *Node) nextRun(ctx context.Context, id container.ID) (container.ID, erro
 		case <-ctx.Done():
 			return id, ctx.Err()
 		case <-changed:
+		case <-watch.C(): // it may be known by now that none follows
 		}
 	}
 }

@@ -53,9 +53,9 @@ func (d Dir) ReadLog(ctx context.Context, id string, opt ReadOptions, each func(
 	if err != nil {
 		return err
 	}
+	var starts starts
 	lines := newAssembler(func(l Line) error {
-		if skip > 0 {
-			skip--
+		if starts.take(l) <= skip {
 			return nil
 		}
 		return each(l)
@@ -173,8 +173,8 @@ func (r *reader) skip(files []*os.File, opt ReadOptions) (int64, error) {
 	if opt.Tail < 0 {
 		return 0, nil
 	}
-	var n int64
-	count := newAssembler(func(Line) error { n++; return nil })
+	var starts starts
+	count := newAssembler(func(l Line) error { starts.take(l); return nil })
 	for _, f := range files {
 		if err := r.read(&cursor{file: f}, size(f), count.add); err != nil {
 			return 0, err
@@ -183,7 +183,28 @@ func (r *reader) skip(files []*os.File, opt ReadOptions) (int64, error) {
 	if err := count.flush(true); err != nil {
 		return 0, err
 	}
-	return max(n-opt.Tail, 0), nil
+	return max(starts.n-opt.Tail, 0), nil
+}
+
+// starts numbers lines, from 1, by where they begin: a long one comes in pieces,
+// and those of the other stream may stand between.
+type starts struct {
+	n    int64
+	open [Lost]int64 // by stream, less one: the line that goes on; 0: none
+}
+
+// take is the number of the line that a piece belongs to.
+func (s *starts) take(l Line) int64 {
+	open := &s.open[l.Stream-1]
+	of := *open
+	if of == 0 {
+		s.n++
+		of = s.n
+	}
+	if *open = 0; l.Partial {
+		*open = of
+	}
+	return of
 }
 
 // read feeds the frames before end; end < 0 is all there are.
@@ -205,9 +226,17 @@ func (r *reader) read(c *cursor, end int64, to taker) error {
 	return r.ctx.Err()
 }
 
+// While a container writes all the time its output is looked at so often. What
+// comes after a silence is given at once.
+const (
+	lookAgain = 10 * time.Millisecond
+	silence   = 50 * time.Millisecond
+)
+
 // follow reads on until the output is closed or its folder is gone. It asks
 // whether it is closed before it reads, so nothing written before that is missed.
 func (r *reader) follow(closed bool, to taker) error {
+	var last time.Time
 	for {
 		if err := r.advance(to); err != nil {
 			return err
@@ -218,7 +247,24 @@ func (r *reader) follow(closed bool, to taker) error {
 		if err := r.watch.Wait(r.ctx); err != nil {
 			return err
 		}
+		if time.Since(last) < silence {
+			if err := r.pause(lookAgain); err != nil {
+				return err
+			}
+		}
+		last = time.Now()
 		closed = exists(filepath.Join(r.dir, ClosedAt))
+	}
+}
+
+func (r *reader) pause(d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-r.ctx.Done():
+		return r.ctx.Err()
+	case <-t.C:
+		return nil
 	}
 }
 

@@ -82,3 +82,70 @@ func (s *scene) rawStart(spec container.Spec, n int, hear func()) time.Duration 
 	s.must(s.clear(spec.ID))
 	return took
 }
+
+// BenchmarkExec measures a program that does nothing, from the call to its exit
+// code.
+func BenchmarkExec(b *testing.B) {
+	s := newScene(b)
+	s.serve()
+	id := s.start(s.one("sleep"))
+	var took []time.Duration
+	for b.Loop() {
+		begin := time.Now()
+		code, err := s.Exec(b.Context(), id, container.ExecSpec{Args: []string{"/prog", "exit", "0"}})
+		if err != nil || code != 0 {
+			b.Fatal(code, err)
+		}
+		took = append(took, time.Since(begin))
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkUsage reads what 200 containers use: their control groups are real,
+// and their processes one that waits.
+func BenchmarkUsage(b *testing.B) {
+	s := newScene(b)
+	s.serve()
+	id := s.start(s.one("sleep"))
+	whole := s.box(id)
+	const containers = 200
+	for i := range containers - 1 {
+		other := &box{id: container.ID{Pod: id.Pod, Name: fmt.Sprint("u", i)}, proc: whole.proc, pidfd: whole.pidfd}
+		for _, root := range s.groups.roots {
+			dir := filepath.Join(root, s.cgroup(other.id))
+			s.must(os.MkdirAll(dir, 0o755))
+			defer func() { _ = os.Remove(dir) }()
+		}
+		s.mu.Lock()
+		s.boxes[other.id] = other
+		s.mu.Unlock()
+	}
+	for _, b := range s.all() {
+		_, err := s.usage(b)
+		s.must(err)
+	}
+	var before, after syscall.Rusage
+	s.must(syscall.Getrusage(syscall.RUSAGE_SELF, &before))
+	n := 0
+	for b.Loop() {
+		n++
+		list, err := s.Usage(b.Context())
+		if err != nil || len(list) != containers {
+			b.Fatalf("%d of %d, %v", len(list), containers, err)
+		}
+	}
+	s.must(syscall.Getrusage(syscall.RUSAGE_SELF, &after))
+	spent := time.Duration(after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano())
+	b.ReportMetric(100*spent.Seconds()/float64(n), "%-of-a-core-at-1-Hz")
+	s.mu.Lock()
+	for other := range s.boxes {
+		if other != id {
+			s.boxes[other].meter.close()
+			delete(s.boxes, other)
+		}
+	}
+	s.mu.Unlock()
+}

@@ -1422,6 +1422,7 @@ type LogsRequest struct {
 	Previous      bool                   `protobuf:"varint,6,opt,name=previous,proto3" json:"previous,omitempty"`
 	SinceMs       int64                  `protobuf:"varint,7,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`       // how far back; 0: all
 	TailLines     int64                  `protobuf:"varint,8,opt,name=tail_lines,json=tailLines,proto3" json:"tail_lines,omitempty"` // -1: all
+	Batches       bool                   `protobuf:"varint,9,opt,name=batches,proto3" json:"batches,omitempty"`                      // the client understands LogsResponse.batch
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1512,6 +1513,13 @@ func (x *LogsRequest) GetTailLines() int64 {
 	return 0
 }
 
+func (x *LogsRequest) GetBatches() bool {
+	if x != nil {
+		return x.Batches
+	}
+	return false
+}
+
 type LogsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Pod           string                 `protobuf:"bytes,1,opt,name=pod,proto3" json:"pod,omitempty"`
@@ -1521,6 +1529,7 @@ type LogsResponse struct {
 	Line          []byte                 `protobuf:"bytes,5,opt,name=line,proto3" json:"line,omitempty"`        // without its newline
 	Partial       bool                   `protobuf:"varint,6,opt,name=partial,proto3" json:"partial,omitempty"` // the line goes on in the next message
 	Notice        string                 `protobuf:"bytes,7,opt,name=notice,proto3" json:"notice,omitempty"`    // for the person, not part of the log
+	Batch         []*LogsResponse        `protobuf:"bytes,8,rep,name=batch,proto3" json:"batch,omitempty"`      // in the place of all else
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1602,6 +1611,13 @@ func (x *LogsResponse) GetNotice() string {
 		return x.Notice
 	}
 	return ""
+}
+
+func (x *LogsResponse) GetBatch() []*LogsResponse {
+	if x != nil {
+		return x.Batch
+	}
+	return nil
 }
 
 type ExecRequest struct {
@@ -2978,7 +2994,7 @@ const file_skein_v1_cluster_proto_rawDesc = "" +
 	"go_version\x18\x02 \x01(\tR\tgoVersion\x12!\n" +
 	"\frunc_version\x18\x03 \x01(\tR\vruncVersion\x12\x12\n" +
 	"\x04node\x18\x04 \x01(\tR\x04node\x12\x16\n" +
-	"\x06leader\x18\x05 \x01(\tR\x06leader\"\x8d\x02\n" +
+	"\x06leader\x18\x05 \x01(\tR\x06leader\"\xa7\x02\n" +
 	"\vLogsRequest\x12-\n" +
 	"\aobjects\x18\x01 \x03(\v2\x13.skein.v1.ObjectRefR\aobjects\x12\x1c\n" +
 	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12%\n" +
@@ -2988,7 +3004,8 @@ const file_skein_v1_cluster_proto_rawDesc = "" +
 	"\bprevious\x18\x06 \x01(\bR\bprevious\x12\x19\n" +
 	"\bsince_ms\x18\a \x01(\x03R\asinceMs\x12\x1d\n" +
 	"\n" +
-	"tail_lines\x18\b \x01(\x03R\ttailLines\"\xc2\x01\n" +
+	"tail_lines\x18\b \x01(\x03R\ttailLines\x12\x18\n" +
+	"\abatches\x18\t \x01(\bR\abatches\"\xf0\x01\n" +
 	"\fLogsResponse\x12\x10\n" +
 	"\x03pod\x18\x01 \x01(\tR\x03pod\x12\x1c\n" +
 	"\tcontainer\x18\x02 \x01(\tR\tcontainer\x12$\n" +
@@ -2996,7 +3013,8 @@ const file_skein_v1_cluster_proto_rawDesc = "" +
 	"\x06stderr\x18\x04 \x01(\bR\x06stderr\x12\x12\n" +
 	"\x04line\x18\x05 \x01(\fR\x04line\x12\x18\n" +
 	"\apartial\x18\x06 \x01(\bR\apartial\x12\x16\n" +
-	"\x06notice\x18\a \x01(\tR\x06notice\"\xb4\x01\n" +
+	"\x06notice\x18\a \x01(\tR\x06notice\x12,\n" +
+	"\x05batch\x18\b \x03(\v2\x16.skein.v1.LogsResponseR\x05batch\"\xb4\x01\n" +
 	"\vExecRequest\x12+\n" +
 	"\x05start\x18\x01 \x01(\v2\x13.skein.v1.ExecStartH\x00R\x05start\x12\x16\n" +
 	"\x05stdin\x18\x02 \x01(\fH\x00R\x05stdin\x12#\n" +
@@ -3197,60 +3215,61 @@ var file_skein_v1_cluster_proto_depIdxs = []int32{
 	2,  // 11: skein.v1.AwaitRequest.object:type_name -> skein.v1.ObjectRef
 	46, // 12: skein.v1.AwaitResponse.pulls:type_name -> skein.v1.ImagePull
 	2,  // 13: skein.v1.LogsRequest.objects:type_name -> skein.v1.ObjectRef
-	25, // 14: skein.v1.ExecRequest.start:type_name -> skein.v1.ExecStart
-	26, // 15: skein.v1.ExecRequest.resize:type_name -> skein.v1.TerminalSize
-	2,  // 16: skein.v1.ExecStart.pod:type_name -> skein.v1.ObjectRef
-	26, // 17: skein.v1.ExecStart.size:type_name -> skein.v1.TerminalSize
-	0,  // 18: skein.v1.ListTokensRequest.format:type_name -> skein.v1.Format
-	38, // 19: skein.v1.ImportImageResponse.images:type_name -> skein.v1.ImportedImage
-	5,  // 20: skein.v1.RestoreSnapshotResponse.applied:type_name -> skein.v1.Applied
-	2,  // 21: skein.v1.RestoreSnapshotResponse.kept:type_name -> skein.v1.ObjectRef
-	43, // 22: skein.v1.RestoreSnapshotResponse.header:type_name -> skein.v1.SnapshotHeader
-	44, // 23: skein.v1.SnapshotHeader.counts:type_name -> skein.v1.SnapshotHeader.CountsEntry
-	45, // 24: skein.v1.SnapshotHeader.left_out:type_name -> skein.v1.SnapshotHeader.LeftOutEntry
-	3,  // 25: skein.v1.ClusterService.Apply:input_type -> skein.v1.ApplyRequest
-	6,  // 26: skein.v1.ClusterService.Get:input_type -> skein.v1.GetRequest
-	6,  // 27: skein.v1.ClusterService.Watch:input_type -> skein.v1.GetRequest
-	11, // 28: skein.v1.ClusterService.Patch:input_type -> skein.v1.PatchRequest
-	13, // 29: skein.v1.ClusterService.Delete:input_type -> skein.v1.DeleteRequest
-	15, // 30: skein.v1.ClusterService.Describe:input_type -> skein.v1.DescribeRequest
-	17, // 31: skein.v1.ClusterService.Await:input_type -> skein.v1.AwaitRequest
-	19, // 32: skein.v1.ClusterService.Status:input_type -> skein.v1.StatusRequest
-	20, // 33: skein.v1.ClusterService.Version:input_type -> skein.v1.VersionRequest
-	22, // 34: skein.v1.ClusterService.Logs:input_type -> skein.v1.LogsRequest
-	24, // 35: skein.v1.ClusterService.Exec:input_type -> skein.v1.ExecRequest
-	28, // 36: skein.v1.ClusterService.Drain:input_type -> skein.v1.DrainRequest
-	29, // 37: skein.v1.ClusterService.RemoveNode:input_type -> skein.v1.RemoveNodeRequest
-	31, // 38: skein.v1.ClusterService.CreateToken:input_type -> skein.v1.CreateTokenRequest
-	33, // 39: skein.v1.ClusterService.ListTokens:input_type -> skein.v1.ListTokensRequest
-	34, // 40: skein.v1.ClusterService.RevokeToken:input_type -> skein.v1.RevokeTokenRequest
-	36, // 41: skein.v1.ClusterService.ImportImage:input_type -> skein.v1.ImportImageRequest
-	39, // 42: skein.v1.ClusterService.SaveSnapshot:input_type -> skein.v1.SaveSnapshotRequest
-	41, // 43: skein.v1.ClusterService.RestoreSnapshot:input_type -> skein.v1.RestoreSnapshotRequest
-	4,  // 44: skein.v1.ClusterService.Apply:output_type -> skein.v1.ApplyResponse
-	9,  // 45: skein.v1.ClusterService.Get:output_type -> skein.v1.GetResponse
-	10, // 46: skein.v1.ClusterService.Watch:output_type -> skein.v1.WatchResponse
-	12, // 47: skein.v1.ClusterService.Patch:output_type -> skein.v1.PatchResponse
-	14, // 48: skein.v1.ClusterService.Delete:output_type -> skein.v1.DeleteResponse
-	16, // 49: skein.v1.ClusterService.Describe:output_type -> skein.v1.TextResponse
-	18, // 50: skein.v1.ClusterService.Await:output_type -> skein.v1.AwaitResponse
-	16, // 51: skein.v1.ClusterService.Status:output_type -> skein.v1.TextResponse
-	21, // 52: skein.v1.ClusterService.Version:output_type -> skein.v1.VersionResponse
-	23, // 53: skein.v1.ClusterService.Logs:output_type -> skein.v1.LogsResponse
-	27, // 54: skein.v1.ClusterService.Exec:output_type -> skein.v1.ExecResponse
-	18, // 55: skein.v1.ClusterService.Drain:output_type -> skein.v1.AwaitResponse
-	30, // 56: skein.v1.ClusterService.RemoveNode:output_type -> skein.v1.RemoveNodeResponse
-	32, // 57: skein.v1.ClusterService.CreateToken:output_type -> skein.v1.CreateTokenResponse
-	9,  // 58: skein.v1.ClusterService.ListTokens:output_type -> skein.v1.GetResponse
-	35, // 59: skein.v1.ClusterService.RevokeToken:output_type -> skein.v1.RevokeTokenResponse
-	37, // 60: skein.v1.ClusterService.ImportImage:output_type -> skein.v1.ImportImageResponse
-	40, // 61: skein.v1.ClusterService.SaveSnapshot:output_type -> skein.v1.SaveSnapshotResponse
-	42, // 62: skein.v1.ClusterService.RestoreSnapshot:output_type -> skein.v1.RestoreSnapshotResponse
-	44, // [44:63] is the sub-list for method output_type
-	25, // [25:44] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	23, // 14: skein.v1.LogsResponse.batch:type_name -> skein.v1.LogsResponse
+	25, // 15: skein.v1.ExecRequest.start:type_name -> skein.v1.ExecStart
+	26, // 16: skein.v1.ExecRequest.resize:type_name -> skein.v1.TerminalSize
+	2,  // 17: skein.v1.ExecStart.pod:type_name -> skein.v1.ObjectRef
+	26, // 18: skein.v1.ExecStart.size:type_name -> skein.v1.TerminalSize
+	0,  // 19: skein.v1.ListTokensRequest.format:type_name -> skein.v1.Format
+	38, // 20: skein.v1.ImportImageResponse.images:type_name -> skein.v1.ImportedImage
+	5,  // 21: skein.v1.RestoreSnapshotResponse.applied:type_name -> skein.v1.Applied
+	2,  // 22: skein.v1.RestoreSnapshotResponse.kept:type_name -> skein.v1.ObjectRef
+	43, // 23: skein.v1.RestoreSnapshotResponse.header:type_name -> skein.v1.SnapshotHeader
+	44, // 24: skein.v1.SnapshotHeader.counts:type_name -> skein.v1.SnapshotHeader.CountsEntry
+	45, // 25: skein.v1.SnapshotHeader.left_out:type_name -> skein.v1.SnapshotHeader.LeftOutEntry
+	3,  // 26: skein.v1.ClusterService.Apply:input_type -> skein.v1.ApplyRequest
+	6,  // 27: skein.v1.ClusterService.Get:input_type -> skein.v1.GetRequest
+	6,  // 28: skein.v1.ClusterService.Watch:input_type -> skein.v1.GetRequest
+	11, // 29: skein.v1.ClusterService.Patch:input_type -> skein.v1.PatchRequest
+	13, // 30: skein.v1.ClusterService.Delete:input_type -> skein.v1.DeleteRequest
+	15, // 31: skein.v1.ClusterService.Describe:input_type -> skein.v1.DescribeRequest
+	17, // 32: skein.v1.ClusterService.Await:input_type -> skein.v1.AwaitRequest
+	19, // 33: skein.v1.ClusterService.Status:input_type -> skein.v1.StatusRequest
+	20, // 34: skein.v1.ClusterService.Version:input_type -> skein.v1.VersionRequest
+	22, // 35: skein.v1.ClusterService.Logs:input_type -> skein.v1.LogsRequest
+	24, // 36: skein.v1.ClusterService.Exec:input_type -> skein.v1.ExecRequest
+	28, // 37: skein.v1.ClusterService.Drain:input_type -> skein.v1.DrainRequest
+	29, // 38: skein.v1.ClusterService.RemoveNode:input_type -> skein.v1.RemoveNodeRequest
+	31, // 39: skein.v1.ClusterService.CreateToken:input_type -> skein.v1.CreateTokenRequest
+	33, // 40: skein.v1.ClusterService.ListTokens:input_type -> skein.v1.ListTokensRequest
+	34, // 41: skein.v1.ClusterService.RevokeToken:input_type -> skein.v1.RevokeTokenRequest
+	36, // 42: skein.v1.ClusterService.ImportImage:input_type -> skein.v1.ImportImageRequest
+	39, // 43: skein.v1.ClusterService.SaveSnapshot:input_type -> skein.v1.SaveSnapshotRequest
+	41, // 44: skein.v1.ClusterService.RestoreSnapshot:input_type -> skein.v1.RestoreSnapshotRequest
+	4,  // 45: skein.v1.ClusterService.Apply:output_type -> skein.v1.ApplyResponse
+	9,  // 46: skein.v1.ClusterService.Get:output_type -> skein.v1.GetResponse
+	10, // 47: skein.v1.ClusterService.Watch:output_type -> skein.v1.WatchResponse
+	12, // 48: skein.v1.ClusterService.Patch:output_type -> skein.v1.PatchResponse
+	14, // 49: skein.v1.ClusterService.Delete:output_type -> skein.v1.DeleteResponse
+	16, // 50: skein.v1.ClusterService.Describe:output_type -> skein.v1.TextResponse
+	18, // 51: skein.v1.ClusterService.Await:output_type -> skein.v1.AwaitResponse
+	16, // 52: skein.v1.ClusterService.Status:output_type -> skein.v1.TextResponse
+	21, // 53: skein.v1.ClusterService.Version:output_type -> skein.v1.VersionResponse
+	23, // 54: skein.v1.ClusterService.Logs:output_type -> skein.v1.LogsResponse
+	27, // 55: skein.v1.ClusterService.Exec:output_type -> skein.v1.ExecResponse
+	18, // 56: skein.v1.ClusterService.Drain:output_type -> skein.v1.AwaitResponse
+	30, // 57: skein.v1.ClusterService.RemoveNode:output_type -> skein.v1.RemoveNodeResponse
+	32, // 58: skein.v1.ClusterService.CreateToken:output_type -> skein.v1.CreateTokenResponse
+	9,  // 59: skein.v1.ClusterService.ListTokens:output_type -> skein.v1.GetResponse
+	35, // 60: skein.v1.ClusterService.RevokeToken:output_type -> skein.v1.RevokeTokenResponse
+	37, // 61: skein.v1.ClusterService.ImportImage:output_type -> skein.v1.ImportImageResponse
+	40, // 62: skein.v1.ClusterService.SaveSnapshot:output_type -> skein.v1.SaveSnapshotResponse
+	42, // 63: skein.v1.ClusterService.RestoreSnapshot:output_type -> skein.v1.RestoreSnapshotResponse
+	45, // [45:64] is the sub-list for method output_type
+	26, // [26:45] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_skein_v1_cluster_proto_init() }

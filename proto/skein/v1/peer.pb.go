@@ -1531,6 +1531,7 @@ type PodLogsRequest struct {
 	Previous      bool                   `protobuf:"varint,6,opt,name=previous,proto3" json:"previous,omitempty"`
 	SinceMs       int64                  `protobuf:"varint,7,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"`
 	TailLines     int64                  `protobuf:"varint,8,opt,name=tail_lines,json=tailLines,proto3" json:"tail_lines,omitempty"`
+	Batches       bool                   `protobuf:"varint,9,opt,name=batches,proto3" json:"batches,omitempty"` // as that of LogsRequest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1619,6 +1620,13 @@ func (x *PodLogsRequest) GetTailLines() int64 {
 		return x.TailLines
 	}
 	return 0
+}
+
+func (x *PodLogsRequest) GetBatches() bool {
+	if x != nil {
+		return x.Batches
+	}
+	return false
 }
 
 type BlobRequest struct {
@@ -2041,7 +2049,7 @@ const file_skein_v1_peer_proto_rawDesc = "" +
 	"\x0ePrepareRequest\x12\x1f\n" +
 	"\vsealing_key\x18\x01 \x01(\fR\n" +
 	"sealingKey\"\x11\n" +
-	"\x0fPrepareResponse\"\xde\x01\n" +
+	"\x0fPrepareResponse\"\xf8\x01\n" +
 	"\x0ePodLogsRequest\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x10\n" +
 	"\x03pod\x18\x02 \x01(\tR\x03pod\x12\x10\n" +
@@ -2051,7 +2059,8 @@ const file_skein_v1_peer_proto_rawDesc = "" +
 	"\bprevious\x18\x06 \x01(\bR\bprevious\x12\x19\n" +
 	"\bsince_ms\x18\a \x01(\x03R\asinceMs\x12\x1d\n" +
 	"\n" +
-	"tail_lines\x18\b \x01(\x03R\ttailLines\"=\n" +
+	"tail_lines\x18\b \x01(\x03R\ttailLines\x12\x18\n" +
+	"\abatches\x18\t \x01(\bR\abatches\"=\n" +
 	"\vBlobRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\"8\n" +

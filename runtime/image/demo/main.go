@@ -5,6 +5,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +33,7 @@ func main() {
 // heeds tells whether a command ends by itself when it is asked to. All others
 // die of the signal: one that reads a terminal would not notice.
 func heeds(args []string) bool {
-	return len(args) == 0 || args[0] == "serve" || args[0] == "sleep" || args[0] == "get"
+	return len(args) == 0 || args[0] == "serve" || args[0] == "sleep" || args[0] == "count" || args[0] == "get"
 }
 
 // usage lists the commands.
@@ -40,6 +41,8 @@ const usage = `demo [serve]           web server on $PORT (8080): / /healthz /bu
 demo sleep [SECONDS]   until SIGTERM, or for so long
 demo exit [CODE]       at once
 demo print WORD...     a line
+demo count N RATE      lines numbered from 1, so many a second
+demo echo              each line of input back; ends with it, exit code 5
 demo env               the environment
 demo cat FILE...       files
 demo get URL           fetch, print the body; exit 1 unless the status is 2xx
@@ -68,6 +71,14 @@ func run(ctx context.Context, args []string) int {
 		return code
 	case "print":
 		fmt.Println(strings.Join(args, " "))
+	case "count":
+		err = count(ctx, args)
+	case "echo":
+		in := bufio.NewScanner(os.Stdin)
+		for in.Scan() {
+			fmt.Println("got " + in.Text())
+		}
+		return 5
 	case "env":
 		fmt.Println(strings.Join(os.Environ(), "\n"))
 	case "cat":
@@ -83,6 +94,36 @@ func run(ctx context.Context, args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// count writes numbered lines, each by itself, at a steady rate.
+func count(ctx context.Context, args []string) error {
+	if len(args) != 2 {
+		return errors.New("count what, and how many a second?")
+	}
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	rate, err := strconv.Atoi(args[1])
+	if err != nil || rate < 1 {
+		return errors.New("how many a second?")
+	}
+	begin := time.Now()
+	for i := 1; i <= n; i++ {
+		due := begin.Add(time.Duration(i) * time.Second / time.Duration(rate))
+		if wait := time.Until(due); wait > 5*time.Millisecond {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(wait):
+			}
+		}
+		if _, err := os.Stdout.WriteString("line " + strconv.Itoa(i) + "\n"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func sleep(ctx context.Context, args []string) error {
