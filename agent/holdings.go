@@ -3,8 +3,11 @@ package agent
 import (
 	"context"
 	"errors"
+	"time"
 
+	"github.com/skein-dev/skein/agent/node"
 	"github.com/skein-dev/skein/agent/object"
+	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
 	"github.com/skein-dev/skein/runtime/image"
 )
 
@@ -44,3 +47,56 @@ func (i *images) Sole(digest string) bool {
 
 // DiskUsed is the share of the disk of the data directory that is in use.
 func (i *images) DiskUsed() (float64, error) { return share(i.agent.sampler.load().Disk), nil }
+
+// holdings are this machine's images for people.
+type holdings struct{ agent *Agent }
+
+// Familiar is how people call an image.
+func (holdings) Familiar(ref string) (string, error) { return image.Familiar(ref) }
+
+// Holds lists what is here, with its layers.
+func (h holdings) Holds(ctx context.Context) ([]*skeinv1.HeldImage, error) {
+	list, err := h.agent.store.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*skeinv1.HeldImage, 0, len(list))
+	for _, img := range list {
+		held := &skeinv1.HeldImage{Image: entryOf(img)}
+		parts, err := h.agent.store.Parts(ctx, img.Digest)
+		if err != nil && !errors.Is(err, image.ErrNotFound) {
+			return nil, err
+		}
+		for _, p := range parts {
+			held.Blobs = append(held.Blobs, &skeinv1.HeldBlob{Digest: p.Digest, Size: p.Size})
+		}
+		out = append(out, held)
+	}
+	return out, nil
+}
+
+func entryOf(img image.Image) *skeinv1.ImageEntry {
+	return &skeinv1.ImageEntry{References: img.References, Digest: img.Digest, Size: img.Size, UsedUnix: img.Used.Unix()}
+}
+
+// PullHere brings an image here.
+func (h holdings) PullHere(ctx context.Context, ref string, tell func(*skeinv1.ImagePull) error) error {
+	return h.agent.node.Pull(ctx, ref, func(p node.Pull) error { return tell(pullOf(h.agent.cfg.Name, p)) })
+}
+
+// GiveUp takes images away.
+func (h holdings) GiveUp(ctx context.Context, req *skeinv1.GiveUpImagesRequest) ([]*skeinv1.ImageEntry, error) {
+	keep := map[string]bool{}
+	for _, ref := range req.GetKeep() {
+		keep[ref] = true
+	}
+	list, err := h.agent.node.GiveUp(ctx, node.GiveUp{
+		References: req.GetReferences(), Keep: keep, All: req.GetAll(), DryRun: req.GetDryRun(),
+		OlderThan: time.Duration(req.GetOlderThanMs()) * time.Millisecond,
+	})
+	var out []*skeinv1.ImageEntry
+	for _, img := range list {
+		out = append(out, entryOf(img))
+	}
+	return out, err
+}

@@ -232,17 +232,21 @@ func has(n *corev1.Node, spec object.ImageSpec) bool {
 func (a *Agent) pulls() (out []*skeinv1.ImagePull, changed <-chan struct{}) {
 	list, changed := a.node.Pulls()
 	for _, p := range list {
-		pull := &skeinv1.ImagePull{
-			Node: a.cfg.Name, Image: p.Image, LayersDone: int32(min(p.Done, math.MaxInt32)), Layers: int32(min(p.All, math.MaxInt32)),
-			BytesDone: p.Bytes, Bytes: p.Size, Fetched: p.Fetched, ElapsedMs: p.Took.Milliseconds(),
-			From: p.From, Done: p.Over, Error: p.Complaint,
-		}
-		for _, uid := range p.Pods {
-			pull.Pods = append(pull.Pods, string(uid))
-		}
-		out = append(out, pull)
+		out = append(out, pullOf(a.cfg.Name, p))
 	}
 	return out, changed
+}
+
+func pullOf(name string, p node.Pull) *skeinv1.ImagePull {
+	out := &skeinv1.ImagePull{
+		Node: name, Image: p.Image, LayersDone: int32(min(p.Done, math.MaxInt32)), Layers: int32(min(p.All, math.MaxInt32)),
+		BytesDone: p.Bytes, Bytes: p.Size, Fetched: p.Fetched, ElapsedMs: p.Took.Milliseconds(),
+		From: p.From, Done: p.Over, Error: p.Complaint,
+	}
+	for _, uid := range p.Pods {
+		out.Pods = append(out.Pods, string(uid))
+	}
+	return out
 }
 
 // Config is what an image says of its containers.

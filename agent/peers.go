@@ -71,6 +71,12 @@ func (p *peers) Layers(node string) skeinv1connect.LayerServiceClient {
 		connecthttp.NewTransport(p.http, "http://"+node, connecthttp.WithReadMaxBytes(maxAnswer))))
 }
 
+// Images returns how to ask a node about its images.
+func (p *peers) Images(node string) skeinv1connect.ImagePeerServiceClient {
+	return skeinv1connect.NewImagePeerServiceClient(connect.NewClient(
+		connecthttp.NewTransport(p.http, "http://"+node, connecthttp.WithReadMaxBytes(maxAnswer))))
+}
+
 // Transport carries requests for http://<node>/….
 func (p *peers) Transport() http.RoundTripper { return p.http.Transport }
 

@@ -93,6 +93,7 @@ type ImageStore interface {
 	Import(ctx context.Context, r io.Reader) ([]image.Imported, error)
 	Use(ctx context.Context, ref string, now time.Time) error
 	Remove(ctx context.Context, ref string) error
+	Parts(ctx context.Context, digest string) ([]image.Descriptor, error)
 	FollowBlob(ctx context.Context, digest string, offset int64) (io.ReadCloser, int64, error)
 	Close() error
 }

@@ -37,6 +37,7 @@ const (
 type cluster struct {
 	skeinv1connect.ClusterServiceClient
 	skeinv1connect.InsideServiceClient
+	skeinv1connect.ImageServiceClient
 	server    string // https://host:port or unix:///path
 	caPEM     string
 	namespace string
@@ -121,6 +122,7 @@ func dial(target *skeinv1.ClientContext) (*cluster, error) {
 	client := overTransport(base, transport, target)
 	result.ClusterServiceClient = skeinv1connect.NewClusterServiceClient(client)
 	result.InsideServiceClient = skeinv1connect.NewInsideServiceClient(client)
+	result.ImageServiceClient = skeinv1connect.NewImageServiceClient(client)
 	return result, nil
 }
 

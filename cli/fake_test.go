@@ -30,6 +30,7 @@ import (
 type fake struct {
 	skeinv1connect.UnimplementedClusterServiceHandler
 	skeinv1connect.UnimplementedInsideServiceHandler
+	skeinv1connect.UnimplementedImageServiceHandler
 
 	mu     sync.Mutex
 	mode   string

@@ -16,13 +16,7 @@ func (s *session) imageCommand() *cli.Command {
 		Name:     "image",
 		Category: groupImages,
 		Usage:    "what Pods are made from",
-		Subcommands: []*cli.Command{
-			{
-				Name: "ls", Aliases: []string{"list"}, Usage: "list those that the cluster holds",
-				UsageText: "skein image ls",
-				Flags:     append(outputFlags(), &cli.BoolFlag{Name: "watch", Aliases: []string{"w"}, Usage: "and then every change, until Ctrl-C"}),
-				Action:    func(c *cli.Context) error { return s.listKind(c, "images") },
-			},
+		Subcommands: append(s.imageVerbs(), []*cli.Command{
 			{
 				Name: "import", ArgsUsage: "FILE.tar|-", Usage: "bring an image from a file to the cluster",
 				UsageText: `skein image import web.tar
@@ -35,7 +29,7 @@ skein image import web.tar.gz --node n2     keep it there first; others fetch it
 				},
 				Action: s.importImage,
 			},
-		},
+		}...),
 	}
 }
 

@@ -146,6 +146,7 @@ func serve(f *fake, listeners ...net.Listener) func() {
 	server := connect.NewServer(f.intercept)
 	skeinv1connect.RegisterClusterServiceHandler(server, f)
 	skeinv1connect.RegisterInsideServiceHandler(server, f)
+	skeinv1connect.RegisterImageServiceHandler(server, f)
 	mux := http.NewServeMux()
 	connecthttp.Mount(mux, server, connecthttp.WithReadMaxBytes(0))
 	web := &http.Server{Handler: mux, Protocols: new(http.Protocols), ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: time.Minute}

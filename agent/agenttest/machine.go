@@ -363,4 +363,7 @@ func (images) FollowBlob(context.Context, string, int64) (io.ReadCloser, int64, 
 }
 func (images) Use(context.Context, string, time.Time) error { return nil }
 func (images) Remove(context.Context, string) error         { return nil }
-func (images) Close() error                                 { return nil }
+func (images) Parts(context.Context, string) ([]image.Descriptor, error) {
+	return nil, nil
+}
+func (images) Close() error { return nil }

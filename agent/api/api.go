@@ -60,6 +60,7 @@ type Peers interface {
 	Client(node string) skeinv1connect.PeerServiceClient
 	Inside(node string) skeinv1connect.InsidePeerServiceClient
 	Layers(node string) skeinv1connect.LayerServiceClient
+	Images(node string) skeinv1connect.ImagePeerServiceClient
 	Transport() http.RoundTripper // of URLs http://<node>/…
 	Addr(node string) (netip.AddrPort, bool)
 	// Votes tells whether a node votes, for an agent that takes no part in raft.
@@ -140,6 +141,7 @@ type Config struct {
 	Pods      Pods
 	Inside    Inside
 	Images    Images
+	Holdings  Holdings
 	// Pulls tells of images that are on their way here, and when one begins or
 	// ends; nil: none ever.
 	Pulls  func() (pulls []*skeinv1.ImagePull, changed <-chan struct{})
@@ -220,6 +222,7 @@ func (s *Server) people(who func(*http.Request) (Caller, error)) http.Handler {
 	server := connect.NewServer(s.translated)
 	skeinv1connect.RegisterClusterServiceHandler(server, &cluster{Server: s})
 	skeinv1connect.RegisterInsideServiceHandler(server, &inside{Server: s})
+	skeinv1connect.RegisterImageServiceHandler(server, &imager{Server: s})
 	connecthttp.Mount(mux, server, connecthttp.WithReadMaxBytes(maxMessage))
 	mux.HandleFunc("/", s.root)
 	return s.identified(who, s.routed(mux))
@@ -243,6 +246,7 @@ func (s *Server) Node() http.Handler {
 	skeinv1connect.RegisterPeerServiceHandler(server, &peer{Server: s})
 	skeinv1connect.RegisterSourceServiceHandler(server, &sources{Server: s})
 	skeinv1connect.RegisterInsidePeerServiceHandler(server, &insidePeer{Server: s})
+	skeinv1connect.RegisterImagePeerServiceHandler(server, &imagePeer{Server: s})
 	skeinv1connect.RegisterLayerServiceHandler(server, &layer{Server: s})
 	connecthttp.Mount(mux, server, connecthttp.WithReadMaxBytes(maxMessage),
 		connecthttp.WithCompressors()) // the same goes to each of a thousand nodes, and to compress it costs more than all else
@@ -251,9 +255,11 @@ func (s *Server) Node() http.Handler {
 	people := connect.NewServer(s.translated)
 	skeinv1connect.RegisterClusterServiceHandler(people, &cluster{Server: s})
 	skeinv1connect.RegisterInsideServiceHandler(people, &inside{Server: s})
+	skeinv1connect.RegisterImageServiceHandler(people, &imager{Server: s})
 	connecthttp.Mount(forwarded, people, connecthttp.WithReadMaxBytes(maxMessage))
 	mux.Handle("/"+skeinv1connect.ClusterServiceName+"/", s.identified(s.passedOn, s.arrived(forwarded)))
 	mux.Handle("/"+skeinv1connect.InsideServiceName+"/", s.identified(s.passedOn, s.arrived(forwarded)))
+	mux.Handle("/"+skeinv1connect.ImageServiceName+"/", s.identified(s.passedOn, s.arrived(forwarded)))
 	return mux
 }
 

@@ -121,10 +121,12 @@ func (alone) Inside(string) skeinv1connect.InsidePeerServiceClient {
 	return nil
 }
 func (alone) Layers(string) skeinv1connect.LayerServiceClient { return nil }
-func (alone) Transport() http.RoundTripper                    { return http.DefaultTransport }
-func (alone) Addr(string) (netip.AddrPort, bool)              { return netip.AddrPort{}, false }
-func (alone) Votes(string) bool                               { return false }
-func (alone) Health() map[string]Health                       { return map[string]Health{} }
+
+func (alone) Images(string) skeinv1connect.ImagePeerServiceClient { return nil }
+func (alone) Transport() http.RoundTripper                        { return http.DefaultTransport }
+func (alone) Addr(string) (netip.AddrPort, bool)                  { return netip.AddrPort{}, false }
+func (alone) Votes(string) bool                                   { return false }
+func (alone) Health() map[string]Health                           { return map[string]Health{} }
 func (alone) Probe(context.Context, string, netip.AddrPort, uint64) skeinv1.ProbeResult {
 	return skeinv1.ProbeResult_PROBE_RESULT_SILENT
 }
@@ -150,6 +152,7 @@ type world struct {
 	t      *testing.T
 	agreed *agreement
 	ears   *ears
+	shelf  *shelf
 	server *Server
 	ca     *identity.Authority
 	root   skeinv1connect.ClusterServiceClient // by the local socket
@@ -161,10 +164,10 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, ca: ca, ears: &ears{}, agreed: &agreement{store: state.New(), leader: "n1", moved: make(chan struct{})}}
+	w := &world{t: t, ca: ca, ears: &ears{}, shelf: &shelf{}, agreed: &agreement{store: state.New(), leader: "n1", moved: make(chan struct{})}}
 	w.server = New(Config{
 		Name: "n1", Version: "test", Versions: &skeinv1.VersionResponse{Version: "test"},
-		Consensus: w.agreed, Duties: w.ears, Peers: alone{}, Voting: vault{ca}, Sealer: vault{},
+		Consensus: w.agreed, Duties: w.ears, Peers: alone{}, Holdings: w.shelf, Voting: vault{ca}, Sealer: vault{},
 		UID: uuid.NewString, Random: rand.Reader, Logger: slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Cluster: Cluster{
 			ID: "c1", CA: ca.Certificate(), GossipKeys: func() [][]byte { return [][]byte{make([]byte, 32)} },

@@ -89,8 +89,10 @@ func TestRolesAllowWhatTheySay(t *testing.T) {
 		}},
 	}
 	maps.Copy(calls, insideCalls(t))
+	maps.Copy(calls, imageCalls(t))
 	for _, service := range []protoreflect.ServiceDescriptor{
 		skeinv1.File_skein_v1_cluster_proto.Services().ByName("ClusterService"), skeinv1.File_skein_v1_inside_proto.Services().ByName("InsideService"),
+		skeinv1.File_skein_v1_image_proto.Services().ByName("ImageService"),
 	} {
 		for i := range service.Methods().Len() {
 			if _, tried := calls[string(service.Methods().Get(i).Name())]; !tried {
@@ -108,7 +110,7 @@ func TestRolesAllowWhatTheySay(t *testing.T) {
 			token = made.GetToken()
 		}
 		conn := w.dial(w.server.People(), token)
-		client := callerOf{skeinv1connect.NewClusterServiceClient(conn), skeinv1connect.NewInsideServiceClient(conn)}
+		client := callerOf{skeinv1connect.NewClusterServiceClient(conn), skeinv1connect.NewInsideServiceClient(conn), skeinv1connect.NewImageServiceClient(conn)}
 		for name, c := range calls {
 			err := c.call(client)
 			code := connect.CodeOf(err)
@@ -143,6 +145,7 @@ func first[M any, S interface {
 type callerOf struct {
 	skeinv1connect.ClusterServiceClient
 	skeinv1connect.InsideServiceClient
+	skeinv1connect.ImageServiceClient
 }
 
 // A roleCall is a call that takes a role, and fails also for whoever has it, or

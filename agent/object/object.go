@@ -14,6 +14,8 @@ import (
 	"math"
 	"strconv"
 
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 
@@ -55,6 +57,23 @@ func DecodeAny(row *state.Row) (Object, error) {
 	}
 	obj := kind.fresh()
 	return obj, decodeInto(row, obj)
+}
+
+// PodSpec returns what a Pod, or the Pods of a Deployment or a Revision, are made of.
+func PodSpec(row *state.Row) (*corev1.PodSpec, error) {
+	obj, err := DecodeAny(row)
+	if err != nil {
+		return nil, err
+	}
+	switch o := obj.(type) {
+	case *corev1.Pod:
+		return &o.Spec, nil
+	case *appsv1.Deployment:
+		return &o.Spec.Template.Spec, nil
+	case *Revision:
+		return &o.Spec.Template.Spec, nil
+	}
+	return nil, fmt.Errorf("%s has no Pods", row.Key)
 }
 
 func decodeInto(row *state.Row, obj Object) error {

@@ -158,6 +158,20 @@ func (s *Store) known(ctx context.Context, digest string) (*tree, error) {
 	return s.walk(s.context(ctx), ocispec.Descriptor{Digest: d}, s.local)
 }
 
+// Parts lists what an image is made of besides its manifest: its configuration, then
+// its layers, whether or not all of them are here.
+func (s *Store) Parts(ctx context.Context, digest string) ([]Descriptor, error) {
+	t, err := s.known(ctx, digest)
+	if err != nil {
+		return nil, err
+	}
+	var out []Descriptor
+	for _, p := range t.parts {
+		out = append(out, described(p))
+	}
+	return out, nil
+}
+
 // Has tells whether all that this machine needs to run the image is here.
 func (s *Store) Has(ctx context.Context, digest string) bool {
 	err := s.complete(ctx, digest)
