@@ -56,6 +56,7 @@ type Agent struct {
 	gossip  *gossip.Gossip
 	driver  Driver
 	store   ImageStore
+	volumes VolumeStore
 	duties  *leader.Leader
 	node    *node.Node
 	api     *api.Server
@@ -211,6 +212,9 @@ func (a *Agent) prepareRuntime() error {
 	if a.store, err = a.cfg.World.Images(a.cfg); err != nil {
 		return fmt.Errorf("open the image store: %w", err)
 	}
+	if a.volumes, err = a.cfg.World.Volumes(a.cfg); err != nil {
+		return fmt.Errorf("open the volumes: %w", err)
+	}
 	a.images = newImages(a, a.store)
 	return nil
 }
@@ -239,7 +243,7 @@ func (a *Agent) assemble() error {
 	})
 	a.node = node.New(node.Config{
 		Name: a.cfg.Name, Address: a.cfg.Advertise.Addr(), Replica: a.replica, Driver: a.driver, Images: a.images,
-		Holdings: a.images, Reclaim: a.cfg.Reclaim, Reporter: reporter{a}, Lessor: reporter{a}, Machine: what, Logger: a.log,
+		Holdings: a.images, Reclaim: a.cfg.Reclaim, Reporter: reporter{a}, Lessor: reporter{a}, Volumes: a.volumes, Machine: what, Logger: a.log,
 		Pressure: a.pressures, PressureChanged: a.disk.Changed, Now: a.cfg.World.Now,
 	})
 	a.raft.Lead(a.seed)
@@ -264,12 +268,12 @@ func (a *Agent) Run(ctx context.Context) error {
 		together(a.raft.Run, a.serveNodes),
 		together(a.replica.Run, a.gossip.Run, identity.NewRenewer(a.id, a.renew, a.log).Run),
 		together(a.watchLeader, a.ownDoubts, a.watchKeys, a.watchPeers, a.suspicions.run, a.enter, a.watchEpoch, a.keepSnapshots),
-		together(a.node.Run, a.driver.Run, a.images.tellPieces),
+		together(a.node.Run, a.driver.Run, a.images.tellPieces, a.followSources),
 		together(a.servePeople, a.beat),
 	)
 	var removed *RemovedError
 	if errors.As(err, &removed) {
-		if err := strip(ctx, a.driver); err != nil { // the next start tries again
+		if err := errors.Join(strip(ctx, a.driver), stripVolumes(a.volumes)); err != nil { // the next start tries again
 			return fmt.Errorf("this node was removed, and its Pods do not end: %w", err)
 		}
 		return removed

@@ -107,6 +107,16 @@ func ignoreGone(err error) error {
 	return err
 }
 
+// stripVolumes removes what Pods have left, and all that is known of Secrets.
+func stripVolumes(volumes VolumeStore) error {
+	pods, err := volumes.Pods()
+	errs := []error{err}
+	for _, pod := range pods {
+		errs = append(errs, volumes.Remove(pod))
+	}
+	return errors.Join(append(errs, volumes.Close())...)
+}
+
 // stayRemoved ends what an agent that was cut off in the middle has left.
 func stayRemoved(ctx context.Context, cfg Config) error {
 	if err := cfg.check(); err != nil {
@@ -118,6 +128,13 @@ func stayRemoved(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("open the runtime: %w", err)
 	}
 	if err := strip(ctx, driver); err != nil {
+		return err
+	}
+	volumes, err := cfg.World.Volumes(cfg)
+	if err != nil {
+		return fmt.Errorf("open the volumes: %w", err)
+	}
+	if err := stripVolumes(volumes); err != nil {
 		return err
 	}
 	if id, err := identity.Load(identityDir(cfg)); err == nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/skein-dev/skein/runtime/image"
 	"github.com/skein-dev/skein/runtime/image/registry"
 	"github.com/skein-dev/skein/runtime/runc"
+	"github.com/skein-dev/skein/runtime/volume"
 )
 
 // A World is the machine around an agent. What is nil is made for the machine
@@ -34,6 +35,8 @@ type World struct {
 	Driver func(Config) (Driver, error)
 	// Images opens where their root file systems come from.
 	Images func(Config) (ImageStore, error)
+	// Volumes opens what makes the folders that Pods mount.
+	Volumes func(Config) (VolumeStore, error)
 	// Registry returns how to open an image at its registry.
 	Registry func(Config) OpenRepository
 	// Machine reads what this machine is and has.
@@ -78,6 +81,15 @@ type Repository interface {
 	Close()
 }
 
+// A VolumeStore makes the volumes of one machine; volume.Store is the real one.
+type VolumeStore interface {
+	node.Volumes
+	Pods() ([]string, error)
+	// Close forgets all that is kept in memory. It is for a machine whose Pods are
+	// gone.
+	Close() error
+}
+
 // An ImageStore holds the images of one machine; image.Store is the real one.
 type ImageStore interface {
 	Resolve(ctx context.Context, ref string) (image.Descriptor, error)
@@ -119,6 +131,11 @@ func (w *World) complete(log *slog.Logger) {
 			})
 		}
 	}
+	if w.Volumes == nil {
+		w.Volumes = func(cfg Config) (VolumeStore, error) {
+			return volume.Open(volume.Config{StateDir: volumeDirs(cfg)[0], RunDir: volumeDirs(cfg)[1]})
+		}
+	}
 	if w.Registry == nil {
 		w.Registry = func(cfg Config) OpenRepository { return openRegistry(cfg, log) }
 	}
@@ -151,9 +168,15 @@ func openRunc(cfg Config, log *slog.Logger) (Driver, error) {
 		RunDir:       cfg.RunDir,
 		KeeperDir:    cfg.KeeperDir,
 		CgroupParent: cfg.CgroupParent,
+		Volumes:      volumeDirs(cfg),
 		CopyCommand:  cfg.CopyArgs,
 		Logger:       log,
 	})
+}
+
+// volumeDirs are where the volumes of Pods are: those on disk, and those in memory.
+func volumeDirs(cfg Config) []string {
+	return []string{filepath.Join(cfg.DataDir, "volumes"), filepath.Join(cfg.RunDir, "volumes")}
 }
 
 // kernelNetwork is this machine's own.

@@ -17,6 +17,7 @@ import (
 	"github.com/skein-dev/skein/consensus/state"
 	"github.com/skein-dev/skein/runtime/container"
 	"github.com/skein-dev/skein/runtime/container/containertest"
+	"github.com/skein-dev/skein/runtime/volume/volumetest"
 )
 
 // A Cluster is machines and the network between them. Its methods are for the
@@ -82,7 +83,7 @@ func (c *Cluster) add(seed uint64, root string) *Machine {
 	name := fmt.Sprintf("n%d", number)
 	m := &Machine{
 		Name: name, cluster: c, addr: addr, host: c.net.Host(addr.Addr()), power: true,
-		driver: containertest.New(program), disk: consensustest.NewDisk(seed), dir: filepath.Join(root, name),
+		driver: containertest.New(program), volumes: &volumetest.Volumes{}, disk: consensustest.NewDisk(seed), dir: filepath.Join(root, name),
 	}
 	m.driver.SetClock(m.now)
 	c.machines = append(c.machines, m)

@@ -27,6 +27,7 @@ import (
 	"github.com/skein-dev/skein/runtime/container/containertest"
 	watch "github.com/skein-dev/skein/runtime/disk"
 	"github.com/skein-dev/skein/runtime/image"
+	"github.com/skein-dev/skein/runtime/volume/volumetest"
 )
 
 const (
@@ -42,6 +43,7 @@ type Machine struct {
 	addr    netip.AddrPort
 	host    *gossiptest.Host
 	driver  *containertest.Driver
+	volumes *volumetest.Volumes
 	starts  int
 	format  uint32 // that its program reads; 0: that of this build
 	seed    string // where it was told to join
@@ -156,6 +158,7 @@ func (m *Machine) world(l *life) agent.World {
 		Network: &network{life: l, host: m.host},
 		Stores:  func(string, *slog.Logger) (*consensus.Stores, error) { return openStores(disk, l) },
 		Driver:  func(agent.Config) (agent.Driver, error) { return &driver{Driver: m.driver, life: l}, nil },
+		Volumes: func(agent.Config) (agent.VolumeStore, error) { return m.volumes, nil },
 		Images:  func(agent.Config) (agent.ImageStore, error) { return images{}, nil },
 		Machine: func(agent.Config) (node.Machine, error) {
 			return node.Machine{CPUMilli: 8000, MemoryBytes: 16 << 30, Pods: 200, Info: corev1.NodeSystemInfo{MachineID: m.Name}}, nil

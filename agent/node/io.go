@@ -142,6 +142,7 @@ func (w *worker) report(pod *corev1.Pod, have []container.Status) {
 		}
 	}
 	_, v.expired = w.expiry(pod)
+	v.evicted = w.evicted
 	v.waits = waitsFor(membersOf(pod), have, w.isUp(have))
 	w.node.reports.pod(pod, podStatus(v))
 }

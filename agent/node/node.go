@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -64,6 +65,7 @@ type Config struct {
 	Reclaim  Reclaim
 	Reporter Reporter
 	Lessor   Lessor
+	Volumes  Volumes // nil: Pods that mount any do not start
 	Machine  Machine // what this machine is and has
 	// Pressure names what this machine is short of now, or what is wrong with it,
 	// by the type of the condition that says so, with a reason.
@@ -79,6 +81,8 @@ type Node struct {
 	log     *slog.Logger
 	reports *reports
 	leases  *leases
+	sources *Sources
+	turn    atomic.Int64  // counts news of sources
 	coming  *coming       // images that are on their way
 	cramped chan struct{} // an image did not fit
 	litter  chan struct{} // something was removed that takes space
@@ -115,6 +119,7 @@ func New(cfg Config) *Node {
 	}
 	n.meter = &meter{usage: cfg.Driver.Usage}
 	n.leases = newLeases(n, n.log)
+	n.sources = newSources(cfg.Volumes, n.log)
 	return n
 }
 
@@ -129,6 +134,7 @@ func (n *Node) Run(ctx context.Context) error {
 	group.Go(func() error { return n.tidy(ctx) })
 	group.Go(func() error { return n.reclaim(ctx) })
 	group.Go(func() error { return n.leases.run(ctx) })
+	group.Go(func() error { return n.watchSources(ctx) })
 	return group.Wait()
 }
 

@@ -23,7 +23,7 @@ const (
 
 // containerSpec joins what the Pod asks for with what its image says. The
 // result is final: nothing below this adds to it.
-func containerSpec(pod *corev1.Pod, c *corev1.Container, img image.Config, hostIP string) (container.Spec, error) {
+func containerSpec(pod *corev1.Pod, c *corev1.Container, img image.Config, at place) (container.Spec, error) {
 	spec := container.Spec{
 		Sandbox: sandboxOf(pod),
 		Cwd:     cmp.Or(c.WorkingDir, img.WorkingDir, "/"),
@@ -31,7 +31,10 @@ func containerSpec(pod *corev1.Pod, c *corev1.Container, img image.Config, hostI
 		Labels:  map[string]string{},
 		Stdin:   c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY,
 	}
-	env := environment(pod, c, img, hostIP)
+	env, err := environment(pod, c, img, at)
+	if err != nil {
+		return spec, err
+	}
 	spec.Env = env.list()
 	spec.Args = arguments(c, img, env)
 	if len(spec.Args) == 0 {
@@ -97,25 +100,6 @@ func (v *variables) list() []string {
 		out = append(out, name+"="+v.values[name])
 	}
 	return out
-}
-
-func environment(pod *corev1.Pod, c *corev1.Container, img image.Config, hostIP string) variables {
-	v := variables{values: map[string]string{}}
-	v.set("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-	v.set("HOSTNAME", sandboxOf(pod).Hostname)
-	for _, kv := range img.Env {
-		if name, value, ok := strings.Cut(kv, "="); ok {
-			v.set(name, value)
-		}
-	}
-	for _, e := range c.Env {
-		if e.ValueFrom != nil && e.ValueFrom.FieldRef != nil {
-			v.set(e.Name, field(pod, e.ValueFrom.FieldRef.FieldPath, hostIP))
-			continue
-		}
-		v.set(e.Name, v.expand(e.Value))
-	}
-	return v
 }
 
 // field is the value of a downward field. Unknown paths were refused when the

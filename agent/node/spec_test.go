@@ -43,7 +43,7 @@ func TestCommandAndArgumentsCombineAsInKubernetes(t *testing.T) {
 				{Name: "GREETING", Value: "hello"},
 				{Name: "NAME", ValueFrom: &corev1.EnvVarSource{FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.name"}}},
 			}}
-			spec, err := containerSpec(podWith(c), &c, img, "10.0.0.2")
+			spec, err := containerSpec(podWith(c), &c, img, place{hostIP: "10.0.0.2"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -66,7 +66,7 @@ func TestEnvironmentOfThePodWinsOverTheImage(t *testing.T) {
 		{Name: "HOST", ValueFrom: field("status.hostIP")},
 		{Name: "APP", ValueFrom: field("metadata.labels['app']")},
 	}}
-	spec, err := containerSpec(podWith(c), &c, img, "10.0.0.2")
+	spec, err := containerSpec(podWith(c), &c, img, place{hostIP: "10.0.0.2"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +78,7 @@ func TestEnvironmentOfThePodWinsOverTheImage(t *testing.T) {
 
 func TestNothingToRunIsSaid(t *testing.T) {
 	c := corev1.Container{Name: "c"}
-	if _, err := containerSpec(podWith(c), &c, image.Config{}, ""); err == nil || !strings.Contains(err.Error(), "nothing to run") {
+	if _, err := containerSpec(podWith(c), &c, image.Config{}, place{}); err == nil || !strings.Contains(err.Error(), "nothing to run") {
 		t.Errorf("got %v, want a refusal that says there is nothing to run", err)
 	}
 }
@@ -106,7 +106,7 @@ func TestSecurityContext(t *testing.T) {
 			c := corev1.Container{Name: "c", Command: []string{"/x"}, SecurityContext: tt.c}
 			pod := podWith(c)
 			pod.Spec.SecurityContext = tt.pod
-			got, err := containerSpec(pod, &c, image.Config{User: tt.user}, "")
+			got, err := containerSpec(pod, &c, image.Config{User: tt.user}, place{})
 			if tt.err != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.err) {
 					t.Fatalf("got %v, want %q", err, tt.err)

@@ -18,6 +18,7 @@ type view struct {
 	have    []container.Status
 	notes   map[string]*note  // by container name
 	health  map[string]health // by container name
+	evicted string            // why it ends for taking more than it may; empty: it does not
 	expired bool              // its active deadline is over
 	waits   []string          // what has to end or to be up before the Pod's own containers start
 	hostIP  string
@@ -64,6 +65,9 @@ func podStatus(v view) corev1.PodStatus {
 	if v.expired && out.Phase != corev1.PodSucceeded && !slices.ContainsFunc(v.have, func(s container.Status) bool { return s.State == container.Running }) {
 		out.Phase, out.Reason = corev1.PodFailed, "DeadlineExceeded"
 		out.Message = fmt.Sprintf("it was active for longer than its activeDeadlineSeconds, %d", *v.pod.Spec.ActiveDeadlineSeconds)
+	}
+	if v.evicted != "" && !slices.ContainsFunc(v.have, func(s container.Status) bool { return s.State == container.Running }) {
+		out.Phase, out.Reason, out.Message = corev1.PodFailed, reasonEvicted, v.evicted
 	}
 	setConditions(&out, v)
 	return out

@@ -37,6 +37,12 @@ type worker struct {
 	leaveIn int64     // the grace period of a Pod that is to go, in seconds
 	leaveBy time.Time // when that is over
 
+	making   sync.Mutex        // held while volumes are made
+	stale    map[string]string // volumes that could not be brought up to date, by name, and why
+	turn     int64             // the last news of ConfigMaps and Secrets that were looked at
+	measured time.Time         // when its folders with a limit were measured
+	evicted  string            // why it ends for good, once it takes more than it may
+
 	expires time.Time // the Pod's active deadline, once it is known
 }
 
@@ -65,6 +71,7 @@ func newWorker(n *Node, uid types.UID) *worker {
 		hooks:  map[string]*hook{},
 		notes:  map[string]*note{},
 		failed: map[string]retryState{},
+		stale:  map[string]string{},
 		ends:   map[string]ending{},
 	}
 }
@@ -217,6 +224,11 @@ func (w *worker) clean(ctx context.Context, grace time.Duration) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	if w.node.cfg.Volumes != nil { // while the sandbox is there, nobody forgets that there may be some
+		if err := w.node.cfg.Volumes.Remove(string(w.uid)); err != nil {
+			return err
+		}
+	}
 	return w.node.cfg.Driver.RemoveSandbox(ctx, string(w.uid))
 }
 
@@ -282,6 +294,11 @@ func (w *worker) remove(ctx context.Context, id container.ID) error {
 	case w.node.litter <- struct{}{}:
 	default:
 	}
+	if w.node.cfg.Volumes != nil {
+		if err := w.node.cfg.Volumes.Release(id.Pod, boxName(id)); err != nil {
+			return err
+		}
+	}
 	return w.node.cfg.Images.Release(ctx, id.String())
 }
 
@@ -301,10 +318,14 @@ func (w *worker) ensure(ctx context.Context, pod *corev1.Pod) (time.Time, bool, 
 	have := w.relist(ctx, w.node.statuses(w.uid)) // those were listed for all Pods, perhaps before our last start
 	members := membersOf(pod)
 	expires, expired := w.expiry(pod)
-	if over(pod, have) || expired {
+	next = earlier(expires, w.measure(pod, time.Now()))
+	if over(pod, have) || expired || w.evicted != "" {
 		return time.Time{}, false, w.finish(ctx, pod, have)
 	}
-	next = expires
+	w.retryConfig()
+	if len(have) > 0 {
+		w.refreshVolumes(pod)
+	}
 	acted := false
 	for _, m := range members[:due(members, have, w.isUp(have))] {
 		if m.role == roleInit && succeeded(m.Name, have) {
@@ -532,14 +553,17 @@ func (w *worker) startOnce(ctx context.Context, pod *corev1.Pod, c *corev1.Conta
 	if err != nil {
 		return "InvalidImage", fmt.Errorf("read the configuration of image %s: %w", c.Image, err)
 	}
-	spec, err := containerSpec(pod, c, img, w.node.cfg.Address.String())
+	spec, err := containerSpec(pod, c, img, w.place())
 	if err != nil {
-		return "CreateContainerConfigError", err
+		return reasonConfig, err
 	}
 	spec.StopSignal = stopSignal(c, img)
 	spec.ID = container.ID{Pod: string(w.uid), Name: c.Name, Attempt: s.attempt}
 	spec.Labels[labelStreak] = strconv.Itoa(s.streak)
 	spec.Labels[labelImage] = digest
+	if err := w.mountVolumes(pod, c, &spec); err != nil {
+		return reasonConfig, err
+	}
 	if spec.RootFS, err = w.node.cfg.Images.Mounts(ctx, spec.ID.String(), digest); err != nil {
 		return "CreateContainerError", fmt.Errorf("unpack image %s: %w", c.Image, err)
 	}

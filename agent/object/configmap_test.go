@@ -163,10 +163,12 @@ func TestImmutableDataStays(t *testing.T) {
 func TestOldBuildsAreSparedWhatTheyWouldMisread(t *testing.T) {
 	for text, want := range map[string]string{
 		web: "",
-		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n":                                                    "the kind ConfigMap",
-		"apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n":                                                    "",
-		"apiVersion: v1\nkind: Namespace\nmetadata: {name: a, annotations: {skein.dev/host-path: allow}}\n":         `metadata.annotations["skein.dev/host-path"]`,
-		"apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a, image: b, stdin: false}]}\n": "",
+		"apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {volumes: [{name: v}], containers: [{name: a, image: b}]}\n":                             "spec.volumes.name",
+		"apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a, image: b, envFrom: [{prefix: A_, configMapRef: {name: c}}]}]}\n": "spec.containers.envFrom.configMapRef.name",
+		"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n":                                                                                        "the kind ConfigMap",
+		"apiVersion: v1\nkind: Namespace\nmetadata: {name: a}\n":                                                                                        "",
+		"apiVersion: v1\nkind: Namespace\nmetadata: {name: a, annotations: {skein.dev/host-path: allow}}\n":                                             `metadata.annotations["skein.dev/host-path"]`,
+		"apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a, image: b, stdin: false}]}\n":                                     "",
 	} {
 		m := parseOne(t, text)
 		format, because, err := Format(m.Object)

@@ -47,6 +47,7 @@ func defaultPod(s *corev1.PodSpec) {
 	if s.RestartPolicy == "" {
 		s.RestartPolicy = corev1.RestartPolicyAlways
 	}
+	defaultVolumes(s)
 	defaultTo(&s.TerminationGracePeriodSeconds, corev1.DefaultTerminationGracePeriodSeconds)
 	for i := range s.InitContainers {
 		defaultContainer(&s.InitContainers[i])

@@ -48,7 +48,6 @@ var nodeRules = []rule{
 }
 
 const (
-	hintFiles   = "until then put files into the image, and values into env"
 	hintSpread  = "Pods of one Deployment are spread over zones and nodes by themselves; nodeSelector chooses nodes"
 	hintNet     = "hostNetwork gives the Pod its node's network"
 	hintOwnUser = "set runAsUser, runAsGroup and supplementalGroups"
@@ -63,7 +62,6 @@ var podRules = append([]rule{
 		"securityContext.runAsUser", "securityContext.runAsGroup", "securityContext.runAsNonRoot",
 		"securityContext.supplementalGroups", "securityContext.seccompProfile.type",
 	),
-	later(hintFiles, "volumes"),
 	refuses("\"skein exec\" runs a program in a running container", "ephemeralContainers"),
 	only("dnsPolicy", []string{"ClusterFirst"}, "the cluster's names come with its network"),
 	later(hintNet, "dnsConfig", "hostAliases", "subdomain"),
@@ -93,14 +91,15 @@ var podRules = append([]rule{
 	refuses("devices are not handed out", "resourceClaims"),
 	refuses("Pods are placed one by one", "schedulingGroup"),
 	refuses("nothing is asked before a Pod is moved", "evictionResponders"),
-	later(hintOwnUser, "securityContext.fsGroup", "securityContext.sysctls"),
-	only("securityContext.fsGroupChangePolicy", []string{"Always"}, hintOwnUser),
+	takes("securityContext.fsGroup", "securityContext.fsGroupChangePolicy"),
+	later(hintOwnUser, "securityContext.sysctls"),
 	only("securityContext.supplementalGroupsPolicy", []string{"Merge"}, hintOwnUser),
 	later("set the type to RuntimeDefault", "securityContext.seccompProfile.localhostProfile"),
 	later("seccompProfile and capabilities confine the container", "securityContext.appArmorProfile.type", "securityContext.appArmorProfile.localhostProfile"),
 	refuses("seccompProfile and capabilities confine the container", "securityContext.seLinuxOptions", "securityContext.seLinuxChangePolicy"),
 	refuses("containers run on Linux", "securityContext.windowsOptions"),
 }, slices.Concat(
+	volumeRules,
 	within("containers", containerRules),
 	[]rule{
 		later("until then the Pod's restartPolicy is that of its containers", "containers.restartPolicy"),
@@ -123,8 +122,16 @@ var containerRules = append([]rule{
 	),
 	only("ports.hostPort", []string{"0"}, hintNet),
 	later(hintNet, "ports.hostIP"),
-	later(hintFiles, "envFrom", "env.valueFrom.configMapKeyRef", "env.valueFrom.secretKeyRef", "volumeMounts"),
-	later("until then write the value down", "env.valueFrom.resourceFieldRef"),
+	takes(
+		"envFrom.prefix", "envFrom.configMapRef.name", "envFrom.configMapRef.optional", "envFrom.secretRef.name", "envFrom.secretRef.optional",
+		"env.valueFrom.configMapKeyRef.name", "env.valueFrom.configMapKeyRef.key", "env.valueFrom.configMapKeyRef.optional",
+		"env.valueFrom.secretKeyRef.name", "env.valueFrom.secretKeyRef.key", "env.valueFrom.secretKeyRef.optional",
+		"env.valueFrom.resourceFieldRef.containerName", "env.valueFrom.resourceFieldRef.resource", "env.valueFrom.resourceFieldRef.divisor",
+		"volumeMounts.name", "volumeMounts.mountPath", "volumeMounts.subPath", "volumeMounts.subPathExpr", "volumeMounts.readOnly",
+		"volumeMounts.recursiveReadOnly",
+	),
+	later("readOnly and recursiveReadOnly say what may be done", "volumeMounts.bindMountOptions"),
+	only("volumeMounts.mountPropagation", []string{"None", "HostToContainer"}, "containers mount nothing on their machine"),
 	refuses("read the file in the container's command", "env.valueFrom.fileKeyRef"),
 	refuses("block devices are not handed out", "volumeDevices"),
 	later("limit cpu and memory", "resources.limits.ephemeral-storage", "resources.requests.ephemeral-storage"),

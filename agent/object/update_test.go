@@ -245,7 +245,7 @@ func TestMergePatch(t *testing.T) {
 		"a typo":             {deployment, `{"spec":{"replcas":5}}`, "", 0, `deployment "web": spec.replcas: unknown field; did you mean replicas?`},
 		"a wrong type":       {deployment, `{"spec":{"replicas":"5"}}`, "", 0, `deployment "web": spec.replicas: want a whole number, got the string "5"`},
 		"out of bounds":      {deployment, `{"spec":{"replicas":-5}}`, "", 0, `deployment "web": spec.replicas: -5 is less than 0`},
-		"not supported":      {deployment, `{"spec":{"template":{"spec":{"volumes":[{"name":"x"}]}}}}`, "", 0, `deployment "web": spec.template.spec.volumes: not supported yet, it comes in a later version`},
+		"not supported":      {deployment, `{"spec":{"template":{"spec":{"volumes":[{"name":"x","nfs":{"server":"x","path":"/"}}]}}}}`, "", 0, `deployment "web": spec.template.spec.volumes[0].nfs: not supported`},
 		"a status":           {deployment, `{"status":{"replicas":9}}`, "", 0, `deployment "web": status: cannot be changed: the cluster writes it`},
 		"a uid":              {deployment, `{"metadata":{"uid":"x"}}`, "", 0, `deployment "web": metadata.uid: cannot be changed: the cluster writes it`},
 		"an owner":           {deployment, `{"metadata":{"ownerReferences":[{"name":"x"}]}}`, "", 0, `deployment "web": metadata.ownerReferences: cannot be changed: the cluster writes it`},

@@ -29,6 +29,7 @@ func (p *problems) pod(s *corev1.PodSpec, path string) {
 	default:
 		p.add(path+".restartPolicy", "%q: want Always, OnFailure or Never", clip(string(s.RestartPolicy)))
 	}
+	p.volumes(s, path)
 	p.between(path+".terminationGracePeriodSeconds", *s.TerminationGracePeriodSeconds, 0, maxGrace)
 	p.labels(s.NodeSelector, path+".nodeSelector")
 	if s.NodeName != "" {
@@ -104,6 +105,7 @@ func (p *problems) container(c *corev1.Container, path string) {
 	}
 	p.ports(c.Ports, path+".ports")
 	p.env(c.Env, path+".env")
+	p.envFrom(c.EnvFrom, path+".envFrom")
 	p.resources(&c.Resources, path+".resources")
 	if c.SecurityContext != nil {
 		p.security(c.SecurityContext, path+".securityContext")
@@ -165,10 +167,8 @@ func (p *problems) env(env []corev1.EnvVar, path string) {
 		case e.ValueFrom == nil:
 		case e.Value != "":
 			p.add(at+".valueFrom", "there is a value already")
-		case e.ValueFrom.FieldRef == nil:
-			p.add(at+".valueFrom", "names no source: write fieldRef.fieldPath")
 		default:
-			p.fieldRef(e.ValueFrom.FieldRef, at+".valueFrom.fieldRef")
+			p.valueFrom(nil, e.ValueFrom, at+".valueFrom")
 		}
 	}
 }

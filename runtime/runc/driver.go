@@ -30,10 +30,12 @@ type Config struct {
 	RunDir       string   // what need not: bundles, namespaces, runc's state; short, as it holds sockets
 	KeeperDir    string   // where the keeper is met
 	CgroupParent string   // absolute, like "/skein"
+	Volumes      []string // folders below which every Pod has one of its own, named by its uid, with its volumes
 	CopyCommand  []string // starts a process that calls transfer.Main with the argument that follows
 	Logger       *slog.Logger
 
-	step func(string) // told of each step of Start; tests fail there
+	binds []string     // from elsewhere that tests mount
+	step  func(string) // told of each step of Start; tests fail there
 }
 
 // A Driver runs containers by runc.
@@ -97,7 +99,11 @@ func New(cfg Config) (*Driver, error) {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
 		}
-		if err := network.MountPrivate(dir); err != nil {
+		mount := network.MountPrivate
+		if name != "pods" {
+			mount = private
+		}
+		if err := mount(dir); err != nil {
 			return nil, err
 		}
 	}

@@ -148,7 +148,8 @@ func testConfig(t testing.TB, dir string) Config {
 		t.Fatal(err)
 	}
 	return Config{
-		Path: path, StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"),
+		binds: []string{world},
+		Path:  path, StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"),
 		KeeperDir: filepath.Join(world, "keeper"), CgroupParent: "/" + filepath.Base(world) + "/" + filepath.Base(dir),
 		CopyCommand: []string{os.Args[0], copyVerb},
 		Logger:      slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),

@@ -58,7 +58,7 @@ func (d *Driver) start(ctx context.Context, spec container.Spec) error {
 	if err := os.MkdirAll(d.boxDir(id), 0o700); err != nil {
 		return err
 	}
-	if err := writeJSON(filepath.Join(d.boxDir(id), specFile), spec, keeper.WriteAside); err != nil {
+	if err := writeJSON(filepath.Join(d.boxDir(id), specFile), written(spec), keeper.WriteAside); err != nil {
 		return err
 	}
 	d.cfg.step("spec")
@@ -162,6 +162,9 @@ func (d *Driver) ociSpec(spec container.Spec) (*specs.Spec, error) {
 	}
 	oci := makeSpec(spec, f)
 	if err := checkSpec(oci, spec, d.host.caps, []string{filepath.Join(d.cfg.RunDir, "ns")}); err != nil {
+		return nil, fmt.Errorf("refused by policy: %w", err)
+	}
+	if err := d.checkSources(oci, spec); err != nil {
 		return nil, fmt.Errorf("refused by policy: %w", err)
 	}
 	return oci, nil

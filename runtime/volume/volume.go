@@ -187,6 +187,7 @@ func clearMounts(dir string) error {
 	}
 	for _, e := range list {
 		at := filepath.Join(dir, e.Name())
+		_ = unix.Mount("", at, "", unix.MS_SLAVE|unix.MS_REC, "") // of a start that was broken off; if it is no mount, nothing is lost
 		if err := unmount(at); err != nil {
 			return err
 		}
