@@ -90,4 +90,5 @@ var chapters = []chapter{
 	{"idle", idle},
 	{"busy", busy},
 	{"swarm", swarm},
+	{"spread", spread},
 }
