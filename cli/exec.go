@@ -135,6 +135,7 @@ func readInput(ctx context.Context, r io.Reader) <-chan []byte {
 type execStream interface {
 	Send(*skeinv1.ExecRequest) error
 	Receive() (*skeinv1.ExecResponse, error)
+	CloseSend() error
 }
 
 // sendExec is the only one to send once the program has started. The end of
@@ -144,6 +145,7 @@ func (s *session) sendExec(ctx context.Context, stream execStream, input <-chan 
 		request := &skeinv1.ExecRequest{}
 		select {
 		case <-ctx.Done():
+			_ = stream.CloseSend() // else whoever receives is not let go
 			return
 		case chunk, ok := <-input:
 			if ok {

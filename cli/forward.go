@@ -235,6 +235,7 @@ func (t *tunnel) serve(ctx context.Context, conn net.Conn, port uint16) error {
 
 // send says what comes in here, and its end. It reports whether that was said.
 func send(conn net.Conn, stream skeinv1connect.InsideServicePortForwardClientStream) bool {
+	defer func() { _ = stream.CloseSend() }() // else whoever receives is not let go
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := conn.Read(buffer)

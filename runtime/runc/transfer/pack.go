@@ -23,6 +23,9 @@ func (c *copier) pack(w io.Writer, at string) error {
 		name, base = ".", "root"
 	}
 	parent, err := unix.Open(path.Dir(at), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s is not in the container", at)
+	}
 	if err != nil {
 		return &fs.PathError{Op: "open", Path: at, Err: err}
 	}

@@ -2,8 +2,10 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -21,8 +23,12 @@ func main() {
 		health(os.Args[2])
 	case "size":
 		size()
+	case "long":
+		long(os.Args[2])
+	case "back":
+		back(os.Args[2])
 	default:
-		fmt.Fprintln(os.Stderr, "visitor eat MB | grpc STATUS | size")
+		fmt.Fprintln(os.Stderr, "visitor eat MB | grpc STATUS | size | long MB | back ADDRESS")
 		os.Exit(2)
 	}
 }
@@ -88,5 +94,42 @@ func size() {
 		case <-ended:
 			os.Exit(42)
 		}
+	}
+}
+
+// long writes one line of so many megabytes, slowly enough to be read on, and
+// then a short one.
+func long(megabytes string) {
+	n, err := strconv.Atoi(megabytes)
+	if err != nil {
+		os.Exit(2)
+	}
+	time.Sleep(2 * time.Second) // somebody is to listen
+	piece := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	for range n {
+		os.Stdout.Write(piece)
+		time.Sleep(50 * time.Millisecond)
+	}
+	fmt.Println("\nthe end")
+}
+
+// back sends back what comes by each connection, and when that has ended says so.
+func back(addr string) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	fmt.Println("listening")
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			os.Exit(1)
+		}
+		go func() {
+			n, _ := io.Copy(c, c)
+			fmt.Fprintf(c, "%d bytes came", n)
+			c.Close()
+		}()
 	}
 }
