@@ -225,7 +225,7 @@ func thereAndBack(t *testing.T, addr string, size int) {
 		_ = conn.(*net.TCPConn).CloseWrite()
 	}()
 	got, err := io.ReadAll(conn)
-	if want := append(data, fmt.Sprintf("%d bytes came", size)...); err != nil || !bytes.Equal(got, want) {
+	if want := string(data) + fmt.Sprintf("%d bytes came", size); err != nil || string(got) != want {
 		t.Errorf("%d bytes there, %d back, %v", size, len(got), err)
 	}
 }
