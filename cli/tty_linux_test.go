@@ -216,3 +216,63 @@ func TestLogsHaveAColourPerPodOnATerminalAlone(t *testing.T) {
 		t.Errorf("colour in spite of NO_COLOR: %q", plain)
 	}
 }
+
+func TestAttachIsLeftByTwoKeys(t *testing.T) {
+	c := onTerminal(t, newFake(), "attach -it shell")
+	c.sees("size 100x30")
+	c.press("a\x10b") // held back until it is known what follows
+	c.sees(`got "a\x10b"`)
+	c.press("\x03") // for the container
+	c.sees(`got "\x03"`)
+	c.press("\x10\x11")
+	c.sees("detached; it runs on")
+	c.ends(0)
+	if after := c.modes(); after != c.before {
+		t.Errorf("modes %v, before %v", after, c.before)
+	}
+}
+
+func TestForwardedConnectionsEndOnBothSidesAndWithCtrlC(t *testing.T) {
+	c := onTerminal(t, newFake(), "port-forward web-1 :80 :9")
+	c.sees("-> 9\r\n")
+	var addrs []string
+	for line := range strings.Lines(c.seen.String()) {
+		addrs = append(addrs, strings.Fields(line)[2])
+	}
+	conn, err := net.Dial("tcp", addrs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "hello "); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil { //nolint:forcetypeassert // dialled so
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(conn); err != nil || string(got) != "HELLO bye" {
+		t.Errorf("read %q, %v", got, err)
+	}
+	refused, err := net.Dial("tcp", addrs[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer refused.Close()
+	if _, err := refused.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("where nobody listens the connection ended with %v, want it reset", err)
+	}
+	c.sees("nothing listens on port 9")
+	held, err := net.Dial("tcp", addrs[0]) // one that stays
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if _, err := io.WriteString(held, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := held.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	c.press("\x03")
+	c.ends(130)
+}

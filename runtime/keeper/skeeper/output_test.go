@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/skein-dev/skein/runtime/keeper"
 )
@@ -241,5 +242,28 @@ func TestTheKeeperCarriesNothingHeavy(t *testing.T) {
 		case name == "fmt", name == "net", strings.HasPrefix(name, "encoding"), strings.HasPrefix(name, "golang.org/"):
 			t.Errorf("the keeper imports %s", name)
 		}
+	}
+}
+
+// The older file of a container that writes little does not stay for ever.
+func TestOldOutputOfAQuietContainerGoes(t *testing.T) {
+	dir := t.TempDir()
+	s := newSink(dir)
+	defer s.close()
+	old := filepath.Join(dir, keeper.LogOld)
+	if err := os.WriteFile(old, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	s.expire(now.Add(keepOld - time.Hour))
+	if _, err := os.Stat(old); err != nil {
+		t.Errorf("gone before its time: %v", err)
+	}
+	s.expire(now.Add(keepOld + time.Hour))
+	if _, err := os.Stat(old); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it is kept: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, keeper.LogNow)); err != nil {
+		t.Errorf("the newer one: %v", err)
 	}
 }
