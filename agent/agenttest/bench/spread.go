@@ -5,8 +5,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -146,7 +145,7 @@ func newRegistry(in string, pace int64) (*counted, error) {
 		return nil, err
 	}
 	c := &counted{dir: dir, pace: pace}
-	behind := registry.New(registry.Logger(log.New(io.Discard, "", 0)), registry.WithBlobHandler(registry.NewDiskBlobHandler(dir)))
+	behind := registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)), registry.WithBlobHandler(registry.NewDiskBlobHandler(dir)))
 	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		behind.ServeHTTP(&meter{w, c}, r)
 	}))
