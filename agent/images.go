@@ -125,7 +125,11 @@ func (i *images) meaning(ctx context.Context, ref string) (spec object.ImageSpec
 // pull brings an image that is known to its registry. What the cluster knows
 // already does for a registry that cannot answer.
 func (i *images) pull(ctx context.Context, ref string, spec object.ImageSpec, known bool, ask node.ImageAsk) (object.ImageSpec, error) {
-	from, err := i.open(ctx, ref)
+	keys, err := keysOf(ask.Keys)
+	if err != nil {
+		return spec, err
+	}
+	from, err := i.open(ctx, ref, keys...)
 	if err != nil {
 		return spec, err
 	}
@@ -154,6 +158,19 @@ func (i *images) pull(ctx context.Context, ref string, spec object.ImageSpec, kn
 		i.agree(ctx, spec, false)
 	}
 	return spec, nil
+}
+
+// keysOf reads the credentials that a Pod names.
+func keysOf(docs [][]byte) ([]registry.Keys, error) {
+	var out []registry.Keys
+	for _, doc := range docs {
+		keys, err := registry.ParseKeys(doc)
+		if err != nil {
+			return nil, fmt.Errorf("imagePullSecrets: %w", err)
+		}
+		out = append(out, keys.Plain())
+	}
+	return out, nil
 }
 
 // agreeWait bounds how long the leader is waited for: without one a machine goes on

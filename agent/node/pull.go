@@ -1,8 +1,10 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 type ImageAsk struct {
 	Reference string
 	Policy    corev1.PullPolicy
+	Keys      [][]byte  // credentials for its registry, in docker's notation
 	Watch     PullWatch // nil: nobody is told
 }
 
@@ -40,7 +43,8 @@ func (e *PullError) Unwrap() error { return e.Err }
 type pull struct {
 	cancel context.CancelFunc
 	tries  int
-	before *note // of the attempt that failed before this one
+	before *note    // of the attempt that failed before this one
+	keys   [][]byte // that it is made with
 
 	mu     sync.Mutex
 	done   bool
@@ -54,8 +58,7 @@ type pull struct {
 func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container) (digest string, again time.Time) {
 	p := w.pulls[c.Name]
 	if p == nil {
-		w.fetch(ctx, pod, c, 0, nil)
-		return "", time.Time{}
+		return "", w.fetch(ctx, pod, c, 0, nil)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -65,16 +68,33 @@ func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	case p.err == nil:
 		delete(w.pulls, c.Name) // a restart asks again: the name may mean another image then
 		return p.digest, time.Time{}
-	case time.Now().Before(p.at):
+	case time.Now().Before(p.at) && !w.newKeys(pod, p):
 		return "", p.at
 	}
-	w.fetch(ctx, pod, c, p.tries, p.note())
-	return "", time.Time{}
+	return "", w.fetch(ctx, pod, c, p.tries, p.note())
 }
 
-func (w *worker) fetch(ctx context.Context, pod *corev1.Pod, c *corev1.Container, tries int, before *note) {
+// newKeys tells whether the Pod's credentials are others than those that an
+// attempt was made with.
+func (w *worker) newKeys(pod *corev1.Pod, p *pull) bool {
+	if len(pod.Spec.ImagePullSecrets) == 0 {
+		return false
+	}
+	keys, again, _ := w.pullKeys(pod)
+	return again.IsZero() && !slices.EqualFunc(keys, p.keys, bytes.Equal)
+}
+
+// fetch begins an attempt, or returns when to begin one.
+func (w *worker) fetch(ctx context.Context, pod *corev1.Pod, c *corev1.Container, tries int, before *note) (again time.Time) {
+	keys, again, err := w.pullKeys(pod)
+	if !again.IsZero() {
+		return again
+	}
+	if err != nil {
+		w.event(pod, corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret", "pulling without some of the credentials: "+oneLine(err))
+	}
 	ctx, cancel := context.WithCancel(ctx)
-	p := &pull{cancel: cancel, tries: tries + 1, before: before}
+	p := &pull{cancel: cancel, tries: tries + 1, before: before, keys: keys}
 	w.pulls[c.Name] = p
 	if w.notes[c.Name] == nil {
 		w.notes[c.Name] = &note{"ContainerCreating", ""}
@@ -82,7 +102,7 @@ func (w *worker) fetch(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	w.node.gone.Go(func() {
 		defer cancel()
 		watch := &arrival{worker: w, pod: pod, image: c.Image}
-		digest, err := w.node.cfg.Images.Ensure(ctx, ImageAsk{Reference: c.Image, Policy: c.ImagePullPolicy, Watch: watch})
+		digest, err := w.node.cfg.Images.Ensure(ctx, ImageAsk{Reference: c.Image, Policy: c.ImagePullPolicy, Keys: keys, Watch: watch})
 		watch.end(err)
 		var cramped *image.SpaceError
 		if errors.As(err, &cramped) {
@@ -99,6 +119,7 @@ func (w *worker) fetch(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 		}
 		w.wake()
 	})
+	return time.Time{}
 }
 
 // pullMax is the longest wait between two attempts at one image.

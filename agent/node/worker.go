@@ -34,6 +34,7 @@ type worker struct {
 	ends   map[string]ending     // of newest attempts, by container name
 	pod    *corev1.Pod           // as last seen
 
+	keysBy  time.Time // until then Secrets with credentials are waited for; zero: all are here
 	leaveIn int64     // the grace period of a Pod that is to go, in seconds
 	leaveBy time.Time // when that is over
 

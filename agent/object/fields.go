@@ -75,7 +75,7 @@ var podRules = append([]rule{
 	only("hostIPC", []string{"false"}, "the containers of a Pod share IPC with each other only"),
 	only("hostUsers", []string{"true"}, "user namespaces come later; set runAsUser"),
 	only("shareProcessNamespace", []string{"false"}, "until then let containers of a Pod meet over its network"),
-	later("until then \"skein image import\" loads images without a registry", "imagePullSecrets"),
+	takes("imagePullSecrets.name"),
 	later(hintSpread, "affinity", "topologySpreadConstraints"),
 	later("nodes have no taints yet, so it would do nothing: remove it", "tolerations"),
 	only("schedulerName", []string{"default-scheduler"}, "there is one scheduler, inside the leader"),

@@ -30,6 +30,7 @@ func (p *problems) pod(s *corev1.PodSpec, path string) {
 		p.add(path+".restartPolicy", "%q: want Always, OnFailure or Never", clip(string(s.RestartPolicy)))
 	}
 	p.volumes(s, path)
+	p.pullSecrets(s.ImagePullSecrets, path+".imagePullSecrets")
 	p.between(path+".terminationGracePeriodSeconds", *s.TerminationGracePeriodSeconds, 0, maxGrace)
 	p.labels(s.NodeSelector, path+".nodeSelector")
 	if s.NodeName != "" {

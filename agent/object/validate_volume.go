@@ -148,6 +148,19 @@ func (p *problems) hostPath(h *corev1.HostPathVolumeSource, at string) {
 	}
 }
 
+// maxPullSecrets bounds how many credentials a Pod names.
+const maxPullSecrets = 32
+
+func (p *problems) pullSecrets(list []corev1.LocalObjectReference, at string) {
+	if len(list) > maxPullSecrets {
+		p.add(at, "names %d Secrets: at most %d are looked at", len(list), maxPullSecrets)
+		return
+	}
+	for i, ref := range list {
+		p.sourceName(ref.Name, indexed(at, i)+".name")
+	}
+}
+
 func (p *problems) sourceName(name, at string) {
 	if name == "" {
 		p.add(at, "is missing")

@@ -93,6 +93,11 @@ func ParseKeys(data []byte) (Keys, error) {
 	return k, nil
 }
 
+// Plain returns the same credentials without what would have programs of this
+// machine run. Those of a person are so used: only the machine's administrator says
+// what runs here.
+func (k Keys) Plain() Keys { return Keys{entries: k.entries} }
+
 func (a auth) entry() (entry, error) {
 	user, secret := a.Username, a.Password
 	if user == "" && a.Auth != "" {

@@ -116,3 +116,28 @@ func FuzzParseKeys(f *testing.F) {
 		}
 	})
 }
+
+// What a person's Secret says has no program of this machine run.
+func TestPlainKeysRunNoHelper(t *testing.T) {
+	dir := t.TempDir()
+	mark := filepath.Join(dir, "ran")
+	if err := os.WriteFile(filepath.Join(dir, "docker-credential-evil"), []byte("#!/bin/sh\ntouch "+mark+"\n"), 0o700); err != nil { //nolint:gosec // it is to run
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	keys, err := ParseKeys([]byte(`{"auths": {"a.example": {"auth": "dTpw"}}, "credHelpers": {"b.example": "evil"}, "credsStore": "evil"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for host, want := range map[string]string{"a.example": "p", "b.example": "", "c.example": ""} {
+		if _, secret, err := find(t.Context(), []Keys{keys.Plain()}, host, "web"); err != nil || secret != want {
+			t.Errorf("%s: secret %q, %v, want %q", host, secret, err, want)
+		}
+	}
+	if _, err := os.Stat(mark); err == nil {
+		t.Error("the helper that a Secret names has run")
+	}
+	if _, _, _ = find(t.Context(), []Keys{keys}, "b.example", "web"); os.Remove(mark) != nil {
+		t.Error("this test would not notice a helper that runs")
+	}
+}
