@@ -41,6 +41,9 @@ func containerSpec(pod *corev1.Pod, c *corev1.Container, img image.Config, at pl
 		return spec, errors.New("nothing to run: neither the container nor its image names a command")
 	}
 	spec.Resources = resources(pod, c)
+	if o := ownerOf(pod); o.Group > 0 {
+		spec.Groups = append(spec.Groups, uint32(o.Group)) //nolint:gosec // validated to fit when the Pod was accepted
+	}
 	if err := applySecurity(&spec, pod, c); err != nil {
 		return spec, err
 	}
