@@ -3,8 +3,10 @@ package agent
 import (
 	"context"
 	"errors"
+	"io"
 	"time"
 
+	"github.com/skein-dev/skein/agent/api"
 	"github.com/skein-dev/skein/agent/node"
 	"github.com/skein-dev/skein/agent/object"
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
@@ -100,3 +102,45 @@ func (h holdings) GiveUp(ctx context.Context, req *skeinv1.GiveUpImagesRequest) 
 	}
 	return out, err
 }
+
+// A push lets the API take an archive in.
+type push struct{ *image.Push }
+
+func (p push) Finish(ref string) ([]api.Imported, error) {
+	list, err := p.Push.Finish(ref)
+	return importedOf(list), err
+}
+
+func importedOf(list []image.Imported) []api.Imported {
+	var out []api.Imported
+	for _, img := range list {
+		out = append(out, api.Imported{Reference: img.Reference, Digest: img.Digest, MediaType: img.MediaType, Size: img.Size})
+	}
+	return out
+}
+
+// BeginPush begins to take an archive in.
+func (h holdings) BeginPush(ctx context.Context, entries []*skeinv1.PushEntry) (api.Push, error) {
+	list := make([]image.Entry, 0, len(entries))
+	for _, e := range entries {
+		list = append(list, image.Entry{
+			Name: e.GetName(), Size: e.GetSize(), Digest: e.GetDigest(), Link: e.GetLink(), Symbolic: e.GetSymbolic(), Data: e.GetData(),
+		})
+	}
+	p, err := h.agent.store.BeginPush(ctx, list)
+	if err != nil {
+		return nil, err
+	}
+	return push{p}, nil
+}
+
+// Having lists those that have hinted at a blob.
+func (h holdings) Having(digest string) []string { return mesh{h.agent.images}.Hinted(digest) }
+
+// ReadFrom reads a blob of another machine.
+func (h holdings) ReadFrom(ctx context.Context, node, digest string) (io.ReadCloser, error) {
+	return mesh{h.agent.images}.Read(ctx, node, digest, 0)
+}
+
+// Touched tells that what is here has changed.
+func (h holdings) Touched() { h.agent.images.touched() }

@@ -106,6 +106,7 @@ type ImageStore interface {
 	Use(ctx context.Context, ref string, now time.Time) error
 	Remove(ctx context.Context, ref string) error
 	Parts(ctx context.Context, digest string) ([]image.Descriptor, error)
+	BeginPush(ctx context.Context, entries []image.Entry) (*image.Push, error)
 	FollowBlob(ctx context.Context, digest string, offset int64) (io.ReadCloser, int64, error)
 	Close() error
 }

@@ -59,3 +59,38 @@ func (f *fake) PruneImages(_ context.Context, req *skeinv1.PruneImagesRequest) (
 	}
 	return &skeinv1.PruneImagesResponse{Nodes: []*skeinv1.GivenUp{{Node: "n1", Images: []*skeinv1.ImageEntry{{References: []string{"old:1"}, Size: 3e6}}}}}, nil
 }
+
+// PushImage lacks all files but those whose names begin with "there".
+func (f *fake) PushImage(_ context.Context, stream skeinv1connect.ImageServicePushImageServerStream) error {
+	first, err := stream.Receive()
+	if err != nil {
+		return err
+	}
+	needs := &skeinv1.PushNeeds{Node: "n1"}
+	for i, e := range first.GetStart().GetEntries() {
+		if e.GetDigest() != "" && len(e.GetData()) == 0 && !strings.HasPrefix(e.GetName(), "there") {
+			needs.Entries = append(needs.Entries, int32(i)) //nolint:gosec // few
+		}
+	}
+	if err := stream.Send(&skeinv1.PushImageResponse{Message: &skeinv1.PushImageResponse_Needs{Needs: needs}}); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.image = nil
+	f.mu.Unlock()
+	for {
+		msg, err := stream.Receive()
+		if err != nil {
+			return err
+		}
+		if msg.GetComplete() {
+			break
+		}
+		f.mu.Lock()
+		f.image = append(f.image, msg.GetPart().GetChunk()...)
+		f.mu.Unlock()
+	}
+	return stream.Send(&skeinv1.PushImageResponse{Message: &skeinv1.PushImageResponse_Done{Done: &skeinv1.ImportImageResponse{
+		References: []string{first.GetStart().GetReference()}, Node: "n1",
+	}}})
+}

@@ -32,6 +32,18 @@ skein image pull nginx:1.27 --node n2`,
 			Action: s.pullImage,
 		},
 		{
+			Name: "push", ArgsUsage: "NAME[:TAG]", Usage: "hand the cluster an image, as far as it lacks it, without any registry",
+			UsageText: `skein image push app:v3                   from this machine's docker or podman
+skein image push app:v3 -f app.tar        from what "docker save" wrote
+docker save app:v3 | skein image push app:v3 -f -`,
+			Description: "Layers that any node has are not sent. The file is what \"docker save\" writes, or an OCI layout in a tar; plain or gzip.",
+			Flags: []cli.Flag{
+				&cli.StringFlag{Name: "file", Aliases: []string{"f"}, Usage: "the `FILE`, or - for standard input"},
+				&cli.StringFlag{Name: "node", Usage: "the `NODE` to keep it on; else any"},
+			},
+			Action: s.pushImage,
+		},
+		{
 			Name: "rm", ArgsUsage: "IMAGE...", Usage: "take images away from all nodes",
 			UsageText: `skein image rm web:v1
 skein image rm web:v1 --force    though Pods use it: they run on with what they have`,

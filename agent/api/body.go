@@ -20,6 +20,7 @@ var streamed = map[string]bool{
 	skeinv1connect.InsideServiceCopyInProcedure:           true,
 	skeinv1connect.InsideServicePortForwardProcedure:      true,
 	skeinv1connect.ClusterServiceImportImageProcedure:     true,
+	skeinv1connect.ImageServicePushImageProcedure:         true,
 	skeinv1connect.ClusterServiceRestoreSnapshotProcedure: true,
 }
 

@@ -32,6 +32,13 @@ type Holdings interface {
 	PullHere(ctx context.Context, ref string, tell func(*skeinv1.ImagePull) error) error
 	// GiveUp takes images away, or only says which.
 	GiveUp(ctx context.Context, req *skeinv1.GiveUpImagesRequest) ([]*skeinv1.ImageEntry, error)
+	// BeginPush begins to take an archive in of which parts may be here.
+	BeginPush(ctx context.Context, entries []*skeinv1.PushEntry) (Push, error)
+	// Having lists other machines that may have a blob, and ReadFrom reads it there.
+	Having(digest string) []string
+	ReadFrom(ctx context.Context, node, digest string) (io.ReadCloser, error)
+	// Touched tells that what is here has changed.
+	Touched()
 	// Familiar is the form of a reference that images are listed by.
 	Familiar(ref string) (string, error)
 }

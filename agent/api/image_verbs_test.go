@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"slices"
 	"strings"
@@ -27,6 +28,58 @@ type shelf struct {
 }
 
 func (s *shelf) Holds(context.Context) ([]*skeinv1.HeldImage, error) { return s.held, nil }
+
+func (s *shelf) BeginPush(_ context.Context, entries []*skeinv1.PushEntry) (Push, error) {
+	if len(entries) == 0 {
+		return nil, errors.New("nothing in it")
+	}
+	return &pushed{shelf: s, entries: entries, took: map[int]string{}}, nil
+}
+
+func (s *shelf) Having(digest string) []string {
+	if digest == "sha256:elsewhere" {
+		return []string{"n2"}
+	}
+	return nil
+}
+
+func (s *shelf) ReadFrom(context.Context, string, string) (io.ReadCloser, error) {
+	return io.NopCloser(strings.NewReader("from n2")), nil
+}
+
+func (s *shelf) Touched() {}
+
+// pushed is an archive of which everything comes but what is "sha256:here".
+type pushed struct {
+	shelf   *shelf
+	entries []*skeinv1.PushEntry
+	took    map[int]string
+}
+
+func (p *pushed) Lacks() []int {
+	var out []int
+	for i, e := range p.entries {
+		if e.GetDigest() != "sha256:here" {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+func (p *pushed) Take(i int, r io.Reader) error {
+	data, err := io.ReadAll(io.LimitReader(r, p.entries[i].GetSize()))
+	if err == nil && int64(len(data)) < p.entries[i].GetSize() {
+		err = io.ErrUnexpectedEOF
+	}
+	p.took[i] = string(data)
+	return err
+}
+
+func (p *pushed) Finish(ref string) ([]Imported, error) {
+	return []Imported{{Reference: ref, Digest: "sha256:1", MediaType: fmt.Sprint(p.took)}}, nil
+}
+
+func (p *pushed) Close() {}
 
 func (s *shelf) Familiar(ref string) (string, error) {
 	if !strings.Contains(ref, ":") {
@@ -64,6 +117,14 @@ func imageCalls(t *testing.T) map[string]roleCall {
 		}},
 		"PullImage": {role: RoleEdit, call: func(c callerOf) error {
 			return first(c.PullImage(t.Context(), &skeinv1.PullImageRequest{Reference: "web:1", Nodes: []string{"n1"}}))
+		}},
+		"PushImage": {role: RoleEdit, fail: true, call: func(c callerOf) error {
+			stream, err := c.PushImage(t.Context())
+			if err == nil {
+				_ = stream.Send(&skeinv1.PushImageRequest{}) // the answer tells
+				_ = stream.CloseSend()
+			}
+			return first(stream, err)
 		}},
 		"RemoveImage": {role: RoleEdit, fail: true, call: func(c callerOf) error {
 			return errOf(c.RemoveImage(t.Context(), &skeinv1.RemoveImageRequest{Reference: "web:1"}))
@@ -161,4 +222,60 @@ func TestPullImageTellsHowItEnds(t *testing.T) {
 	}
 	stream, err := w.images().PullImage(t.Context(), &skeinv1.PullImageRequest{Reference: "web:1", Nodes: []string{"n9"}})
 	refused(t, first(stream, err), connect.CodeNotFound, exitFailed)
+}
+
+// Of an archive those parts alone are sent that neither this node has nor another.
+func TestPushImageTakesWhatIsLacking(t *testing.T) {
+	entry := func(name, digest string, size int) *skeinv1.PushEntry {
+		return &skeinv1.PushEntry{Name: name, Digest: "sha256:" + digest, Size: int64(size)}
+	}
+	start := &skeinv1.PushStart{Reference: "app:v3", Entries: []*skeinv1.PushEntry{
+		entry("a", "here", 5), entry("b", "new", 10), entry("c", "elsewhere", 7), entry("d", "newer", 3),
+	}}
+	part := func(i int32, text string) *skeinv1.PushImageRequest {
+		return &skeinv1.PushImageRequest{Message: &skeinv1.PushImageRequest_Part{Part: &skeinv1.PushPart{Entry: i, Chunk: []byte(text)}}}
+	}
+	complete := &skeinv1.PushImageRequest{Message: &skeinv1.PushImageRequest_Complete{Complete: true}}
+	tests := map[string]struct {
+		parts []*skeinv1.PushImageRequest
+		want  string // of an error
+	}{
+		"in pieces":     {parts: []*skeinv1.PushImageRequest{part(1, "01234"), part(1, "56789"), part(3, "abc"), complete}},
+		"out of order":  {parts: []*skeinv1.PushImageRequest{part(3, "abc"), complete}, want: "where 1 was wanted"},
+		"too little":    {parts: []*skeinv1.PushImageRequest{part(1, "01234"), complete}, want: "unexpected EOF"},
+		"too much":      {parts: []*skeinv1.PushImageRequest{part(1, "0123456789x"), part(3, "abc"), complete}, want: "no part of the archive"},
+		"and goes away": {parts: []*skeinv1.PushImageRequest{part(1, "0123456789")}, want: "broke off"},
+	}
+	for what, tt := range tests {
+		t.Run(what, func(t *testing.T) {
+			w := newWorld(t)
+			stream, err := w.images().PushImage(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = stream.Close() }()
+			if err := stream.Send(&skeinv1.PushImageRequest{Message: &skeinv1.PushImageRequest_Start{Start: start}}); err != nil {
+				t.Fatal(err)
+			}
+			needs, err := stream.Receive()
+			if err != nil || !slices.Equal(needs.GetNeeds().GetEntries(), []int32{1, 3}) {
+				t.Fatalf("it needs %v, %v, want 1 and 3", needs, err)
+			}
+			for _, p := range tt.parts {
+				_ = stream.Send(p) // the answer tells
+			}
+			_ = stream.CloseSend()
+			last, err := stream.Receive()
+			if tt.want != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("got %v, %v, want an error that says %q", last, err, tt.want)
+				}
+				return
+			}
+			done := last.GetDone()
+			if err != nil || done.GetBytes() != 13 || done.GetImages()[0].GetMediaType() != "map[1:0123456789 2:from n2 3:abc]" {
+				t.Errorf("got %v, %v", done, err)
+			}
+		})
+	}
 }

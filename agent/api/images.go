@@ -95,14 +95,7 @@ func (s *Server) take(ctx context.Context, first *skeinv1.ImportImageRequest, st
 	if err != nil {
 		return nil, refuse(connect.CodeInvalidArgument, exitFailed, "make one with \"docker save IMAGE -o FILE.tar\", or any OCI layout as a tar", "import: %v", err)
 	}
-	out := &skeinv1.ImportImageResponse{Node: s.cfg.Name, Bytes: r.read}
-	for _, img := range list {
-		out.References = append(out.References, img.Reference)
-		out.Images = append(out.Images, &skeinv1.ImportedImage{
-			Reference: img.Reference, Digest: img.Digest, MediaType: img.MediaType, Size: img.Size,
-		})
-	}
-	return out, nil
+	return imported(s.cfg.Name, r.read, list), nil
 }
 
 // chunks reads a stream of messages as the bytes they carry.

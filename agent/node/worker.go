@@ -258,11 +258,19 @@ func (w *worker) stopAll(ctx context.Context, pod *corev1.Pod, list []container.
 }
 
 func (w *worker) stopInOrder(ctx context.Context, pod *corev1.Pod, list []container.Status, by time.Time) error {
-	for _, together := range lapses(pod, list) {
+	least := time.Duration(0)
+	if time.Until(by) > 0 {
+		least = lastMoment // a sidecar is not killed because others took their time
+	}
+	for i, together := range lapses(pod, list) {
 		var group errgroup.Group
 		for _, s := range together {
 			if s.State == container.Running {
-				group.Go(func() error { return w.end(ctx, pod, s.ID, max(time.Until(by), 0)) })
+				grace := max(time.Until(by), 0)
+				if i > 0 {
+					grace = max(grace, least)
+				}
+				group.Go(func() error { return w.end(ctx, pod, s.ID, grace) })
 			}
 		}
 		if err := group.Wait(); err != nil {

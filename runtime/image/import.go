@@ -51,6 +51,11 @@ func (s *Store) Import(ctx context.Context, r io.Reader) ([]Imported, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.keepNamed(ctx, named)
+}
+
+// keepNamed checks images whose parts came in, and gives them their names.
+func (s *Store) keepNamed(ctx context.Context, named []naming) ([]Imported, error) {
 	var list []Imported
 	for _, n := range named {
 		t, err := s.adopt(ctx, n.root)

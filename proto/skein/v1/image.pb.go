@@ -983,11 +983,440 @@ func (x *GiveUpImagesResponse) GetImages() []*ImageEntry {
 	return nil
 }
 
+type PushImageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*PushImageRequest_Start
+	//	*PushImageRequest_Part
+	//	*PushImageRequest_Complete
+	Message       isPushImageRequest_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushImageRequest) Reset() {
+	*x = PushImageRequest{}
+	mi := &file_skein_v1_image_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushImageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushImageRequest) ProtoMessage() {}
+
+func (x *PushImageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_image_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushImageRequest.ProtoReflect.Descriptor instead.
+func (*PushImageRequest) Descriptor() ([]byte, []int) {
+	return file_skein_v1_image_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PushImageRequest) GetMessage() isPushImageRequest_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *PushImageRequest) GetStart() *PushStart {
+	if x != nil {
+		if x, ok := x.Message.(*PushImageRequest_Start); ok {
+			return x.Start
+		}
+	}
+	return nil
+}
+
+func (x *PushImageRequest) GetPart() *PushPart {
+	if x != nil {
+		if x, ok := x.Message.(*PushImageRequest_Part); ok {
+			return x.Part
+		}
+	}
+	return nil
+}
+
+func (x *PushImageRequest) GetComplete() bool {
+	if x != nil {
+		if x, ok := x.Message.(*PushImageRequest_Complete); ok {
+			return x.Complete
+		}
+	}
+	return false
+}
+
+type isPushImageRequest_Message interface {
+	isPushImageRequest_Message()
+}
+
+type PushImageRequest_Start struct {
+	Start *PushStart `protobuf:"bytes,1,opt,name=start,proto3,oneof"`
+}
+
+type PushImageRequest_Part struct {
+	Part *PushPart `protobuf:"bytes,2,opt,name=part,proto3,oneof"`
+}
+
+type PushImageRequest_Complete struct {
+	Complete bool `protobuf:"varint,3,opt,name=complete,proto3,oneof"` // all that was asked for has come
+}
+
+func (*PushImageRequest_Start) isPushImageRequest_Message() {}
+
+func (*PushImageRequest_Part) isPushImageRequest_Message() {}
+
+func (*PushImageRequest_Complete) isPushImageRequest_Message() {}
+
+type PushStart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"` // what the image is to be called; empty: as the archive says
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`           // where to keep it; empty: any
+	Entries       []*PushEntry           `protobuf:"bytes,3,rep,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushStart) Reset() {
+	*x = PushStart{}
+	mi := &file_skein_v1_image_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushStart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushStart) ProtoMessage() {}
+
+func (x *PushStart) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_image_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushStart.ProtoReflect.Descriptor instead.
+func (*PushStart) Descriptor() ([]byte, []int) {
+	return file_skein_v1_image_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *PushStart) GetReference() string {
+	if x != nil {
+		return x.Reference
+	}
+	return ""
+}
+
+func (x *PushStart) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *PushStart) GetEntries() []*PushEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+// PushEntry is one file of an archive, in the archive's order.
+type PushEntry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"`
+	Digest        string                 `protobuf:"bytes,3,opt,name=digest,proto3" json:"digest,omitempty"` // sha256:…
+	Link          string                 `protobuf:"bytes,4,opt,name=link,proto3" json:"link,omitempty"`     // of a symbolic or hard link: its target as the tar has it
+	Symbolic      bool                   `protobuf:"varint,5,opt,name=symbolic,proto3" json:"symbolic,omitempty"`
+	Data          []byte                 `protobuf:"bytes,6,opt,name=data,proto3" json:"data,omitempty"` // all of it, of index.json and manifest.json
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushEntry) Reset() {
+	*x = PushEntry{}
+	mi := &file_skein_v1_image_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushEntry) ProtoMessage() {}
+
+func (x *PushEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_image_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushEntry.ProtoReflect.Descriptor instead.
+func (*PushEntry) Descriptor() ([]byte, []int) {
+	return file_skein_v1_image_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PushEntry) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PushEntry) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *PushEntry) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *PushEntry) GetLink() string {
+	if x != nil {
+		return x.Link
+	}
+	return ""
+}
+
+func (x *PushEntry) GetSymbolic() bool {
+	if x != nil {
+		return x.Symbolic
+	}
+	return false
+}
+
+func (x *PushEntry) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type PushPart struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entry         int32                  `protobuf:"varint,1,opt,name=entry,proto3" json:"entry,omitempty"` // which of them, from 0
+	Chunk         []byte                 `protobuf:"bytes,2,opt,name=chunk,proto3" json:"chunk,omitempty"`  // follows the chunk before it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushPart) Reset() {
+	*x = PushPart{}
+	mi := &file_skein_v1_image_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushPart) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushPart) ProtoMessage() {}
+
+func (x *PushPart) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_image_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushPart.ProtoReflect.Descriptor instead.
+func (*PushPart) Descriptor() ([]byte, []int) {
+	return file_skein_v1_image_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *PushPart) GetEntry() int32 {
+	if x != nil {
+		return x.Entry
+	}
+	return 0
+}
+
+func (x *PushPart) GetChunk() []byte {
+	if x != nil {
+		return x.Chunk
+	}
+	return nil
+}
+
+type PushImageResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Message:
+	//
+	//	*PushImageResponse_Needs
+	//	*PushImageResponse_Done
+	Message       isPushImageResponse_Message `protobuf_oneof:"message"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushImageResponse) Reset() {
+	*x = PushImageResponse{}
+	mi := &file_skein_v1_image_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushImageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushImageResponse) ProtoMessage() {}
+
+func (x *PushImageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_image_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushImageResponse.ProtoReflect.Descriptor instead.
+func (*PushImageResponse) Descriptor() ([]byte, []int) {
+	return file_skein_v1_image_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *PushImageResponse) GetMessage() isPushImageResponse_Message {
+	if x != nil {
+		return x.Message
+	}
+	return nil
+}
+
+func (x *PushImageResponse) GetNeeds() *PushNeeds {
+	if x != nil {
+		if x, ok := x.Message.(*PushImageResponse_Needs); ok {
+			return x.Needs
+		}
+	}
+	return nil
+}
+
+func (x *PushImageResponse) GetDone() *ImportImageResponse {
+	if x != nil {
+		if x, ok := x.Message.(*PushImageResponse_Done); ok {
+			return x.Done
+		}
+	}
+	return nil
+}
+
+type isPushImageResponse_Message interface {
+	isPushImageResponse_Message()
+}
+
+type PushImageResponse_Needs struct {
+	Needs *PushNeeds `protobuf:"bytes,1,opt,name=needs,proto3,oneof"`
+}
+
+type PushImageResponse_Done struct {
+	Done *ImportImageResponse `protobuf:"bytes,2,opt,name=done,proto3,oneof"` // the last message
+}
+
+func (*PushImageResponse_Needs) isPushImageResponse_Message() {}
+
+func (*PushImageResponse_Done) isPushImageResponse_Message() {}
+
+type PushNeeds struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       []int32                `protobuf:"varint,1,rep,packed,name=entries,proto3" json:"entries,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"` // that keeps it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PushNeeds) Reset() {
+	*x = PushNeeds{}
+	mi := &file_skein_v1_image_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PushNeeds) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PushNeeds) ProtoMessage() {}
+
+func (x *PushNeeds) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_image_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PushNeeds.ProtoReflect.Descriptor instead.
+func (*PushNeeds) Descriptor() ([]byte, []int) {
+	return file_skein_v1_image_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *PushNeeds) GetEntries() []int32 {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *PushNeeds) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
 var File_skein_v1_image_proto protoreflect.FileDescriptor
 
 const file_skein_v1_image_proto_rawDesc = "" +
 	"\n" +
-	"\x14skein/v1/image.proto\x12\bskein.v1\x1a\x14skein/v1/layer.proto\"F\n" +
+	"\x14skein/v1/image.proto\x12\bskein.v1\x1a\x16skein/v1/cluster.proto\x1a\x14skein/v1/layer.proto\"F\n" +
 	"\x11ListImagesRequest\x12\x12\n" +
 	"\x04wide\x18\x01 \x01(\bR\x04wide\x12\x1d\n" +
 	"\n" +
@@ -1050,17 +1479,45 @@ const file_skein_v1_image_proto_rawDesc = "" +
 	"\rolder_than_ms\x18\x04 \x01(\x03R\volderThanMs\x12\x17\n" +
 	"\adry_run\x18\x05 \x01(\bR\x06dryRun\"D\n" +
 	"\x14GiveUpImagesResponse\x12,\n" +
-	"\x06images\x18\x01 \x03(\v2\x14.skein.v1.ImageEntryR\x06images2\xb7\x02\n" +
+	"\x06images\x18\x01 \x03(\v2\x14.skein.v1.ImageEntryR\x06images\"\x92\x01\n" +
+	"\x10PushImageRequest\x12+\n" +
+	"\x05start\x18\x01 \x01(\v2\x13.skein.v1.PushStartH\x00R\x05start\x12(\n" +
+	"\x04part\x18\x02 \x01(\v2\x12.skein.v1.PushPartH\x00R\x04part\x12\x1c\n" +
+	"\bcomplete\x18\x03 \x01(\bH\x00R\bcompleteB\t\n" +
+	"\amessage\"l\n" +
+	"\tPushStart\x12\x1c\n" +
+	"\treference\x18\x01 \x01(\tR\treference\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12-\n" +
+	"\aentries\x18\x03 \x03(\v2\x13.skein.v1.PushEntryR\aentries\"\x8f\x01\n" +
+	"\tPushEntry\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x16\n" +
+	"\x06digest\x18\x03 \x01(\tR\x06digest\x12\x12\n" +
+	"\x04link\x18\x04 \x01(\tR\x04link\x12\x1a\n" +
+	"\bsymbolic\x18\x05 \x01(\bR\bsymbolic\x12\x12\n" +
+	"\x04data\x18\x06 \x01(\fR\x04data\"6\n" +
+	"\bPushPart\x12\x14\n" +
+	"\x05entry\x18\x01 \x01(\x05R\x05entry\x12\x14\n" +
+	"\x05chunk\x18\x02 \x01(\fR\x05chunk\"\x80\x01\n" +
+	"\x11PushImageResponse\x12+\n" +
+	"\x05needs\x18\x01 \x01(\v2\x13.skein.v1.PushNeedsH\x00R\x05needs\x123\n" +
+	"\x04done\x18\x02 \x01(\v2\x1d.skein.v1.ImportImageResponseH\x00R\x04doneB\t\n" +
+	"\amessage\"9\n" +
+	"\tPushNeeds\x12\x18\n" +
+	"\aentries\x18\x01 \x03(\x05R\aentries\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node2\x81\x03\n" +
 	"\fImageService\x12G\n" +
 	"\n" +
 	"ListImages\x12\x1b.skein.v1.ListImagesRequest\x1a\x1c.skein.v1.ListImagesResponse\x12F\n" +
-	"\tPullImage\x12\x1a.skein.v1.PullImageRequest\x1a\x1b.skein.v1.PullImageResponse0\x01\x12J\n" +
+	"\tPullImage\x12\x1a.skein.v1.PullImageRequest\x1a\x1b.skein.v1.PullImageResponse0\x01\x12H\n" +
+	"\tPushImage\x12\x1a.skein.v1.PushImageRequest\x1a\x1b.skein.v1.PushImageResponse(\x010\x01\x12J\n" +
 	"\vRemoveImage\x12\x1c.skein.v1.RemoveImageRequest\x1a\x1d.skein.v1.RemoveImageResponse\x12J\n" +
-	"\vPruneImages\x12\x1c.skein.v1.PruneImagesRequest\x1a\x1d.skein.v1.PruneImagesResponse2\xef\x01\n" +
+	"\vPruneImages\x12\x1c.skein.v1.PruneImagesRequest\x1a\x1d.skein.v1.PruneImagesResponse2\xb8\x02\n" +
 	"\x10ImagePeerService\x12G\n" +
 	"\n" +
 	"HeldImages\x12\x1b.skein.v1.HeldImagesRequest\x1a\x1c.skein.v1.HeldImagesResponse\x12C\n" +
-	"\bPullHere\x12\x19.skein.v1.PullHereRequest\x1a\x1a.skein.v1.PullHereResponse0\x01\x12M\n" +
+	"\bPullHere\x12\x19.skein.v1.PullHereRequest\x1a\x1a.skein.v1.PullHereResponse0\x01\x12G\n" +
+	"\bPushHere\x12\x1a.skein.v1.PushImageRequest\x1a\x1b.skein.v1.PushImageResponse(\x010\x01\x12M\n" +
 	"\fGiveUpImages\x12\x1d.skein.v1.GiveUpImagesRequest\x1a\x1e.skein.v1.GiveUpImagesResponseB\x8e\x01\n" +
 	"\fcom.skein.v1B\n" +
 	"ImageProtoP\x01Z1github.com/skein-dev/skein/proto/skein/v1;skeinv1\xa2\x02\x03SXX\xaa\x02\bSkein.V1\xca\x02\bSkein\\V1\xe2\x02\x14Skein\\V1\\GPBMetadata\xea\x02\tSkein::V1b\x06proto3"
@@ -1077,7 +1534,7 @@ func file_skein_v1_image_proto_rawDescGZIP() []byte {
 	return file_skein_v1_image_proto_rawDescData
 }
 
-var file_skein_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_skein_v1_image_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_skein_v1_image_proto_goTypes = []any{
 	(*ListImagesRequest)(nil),    // 0: skein.v1.ListImagesRequest
 	(*ListImagesResponse)(nil),   // 1: skein.v1.ListImagesResponse
@@ -1097,38 +1554,54 @@ var file_skein_v1_image_proto_goTypes = []any{
 	(*PullHereResponse)(nil),     // 15: skein.v1.PullHereResponse
 	(*GiveUpImagesRequest)(nil),  // 16: skein.v1.GiveUpImagesRequest
 	(*GiveUpImagesResponse)(nil), // 17: skein.v1.GiveUpImagesResponse
-	(*ImagePull)(nil),            // 18: skein.v1.ImagePull
+	(*PushImageRequest)(nil),     // 18: skein.v1.PushImageRequest
+	(*PushStart)(nil),            // 19: skein.v1.PushStart
+	(*PushEntry)(nil),            // 20: skein.v1.PushEntry
+	(*PushPart)(nil),             // 21: skein.v1.PushPart
+	(*PushImageResponse)(nil),    // 22: skein.v1.PushImageResponse
+	(*PushNeeds)(nil),            // 23: skein.v1.PushNeeds
+	(*ImagePull)(nil),            // 24: skein.v1.ImagePull
+	(*ImportImageResponse)(nil),  // 25: skein.v1.ImportImageResponse
 }
 var file_skein_v1_image_proto_depIdxs = []int32{
 	2,  // 0: skein.v1.ListImagesResponse.images:type_name -> skein.v1.ImageEntry
-	18, // 1: skein.v1.PullImageResponse.pull:type_name -> skein.v1.ImagePull
+	24, // 1: skein.v1.PullImageResponse.pull:type_name -> skein.v1.ImagePull
 	9,  // 2: skein.v1.RemoveImageResponse.nodes:type_name -> skein.v1.GivenUp
 	9,  // 3: skein.v1.PruneImagesResponse.nodes:type_name -> skein.v1.GivenUp
 	2,  // 4: skein.v1.GivenUp.images:type_name -> skein.v1.ImageEntry
 	12, // 5: skein.v1.HeldImagesResponse.images:type_name -> skein.v1.HeldImage
 	2,  // 6: skein.v1.HeldImage.image:type_name -> skein.v1.ImageEntry
 	13, // 7: skein.v1.HeldImage.blobs:type_name -> skein.v1.HeldBlob
-	18, // 8: skein.v1.PullHereResponse.pull:type_name -> skein.v1.ImagePull
+	24, // 8: skein.v1.PullHereResponse.pull:type_name -> skein.v1.ImagePull
 	2,  // 9: skein.v1.GiveUpImagesResponse.images:type_name -> skein.v1.ImageEntry
-	0,  // 10: skein.v1.ImageService.ListImages:input_type -> skein.v1.ListImagesRequest
-	3,  // 11: skein.v1.ImageService.PullImage:input_type -> skein.v1.PullImageRequest
-	5,  // 12: skein.v1.ImageService.RemoveImage:input_type -> skein.v1.RemoveImageRequest
-	7,  // 13: skein.v1.ImageService.PruneImages:input_type -> skein.v1.PruneImagesRequest
-	10, // 14: skein.v1.ImagePeerService.HeldImages:input_type -> skein.v1.HeldImagesRequest
-	14, // 15: skein.v1.ImagePeerService.PullHere:input_type -> skein.v1.PullHereRequest
-	16, // 16: skein.v1.ImagePeerService.GiveUpImages:input_type -> skein.v1.GiveUpImagesRequest
-	1,  // 17: skein.v1.ImageService.ListImages:output_type -> skein.v1.ListImagesResponse
-	4,  // 18: skein.v1.ImageService.PullImage:output_type -> skein.v1.PullImageResponse
-	6,  // 19: skein.v1.ImageService.RemoveImage:output_type -> skein.v1.RemoveImageResponse
-	8,  // 20: skein.v1.ImageService.PruneImages:output_type -> skein.v1.PruneImagesResponse
-	11, // 21: skein.v1.ImagePeerService.HeldImages:output_type -> skein.v1.HeldImagesResponse
-	15, // 22: skein.v1.ImagePeerService.PullHere:output_type -> skein.v1.PullHereResponse
-	17, // 23: skein.v1.ImagePeerService.GiveUpImages:output_type -> skein.v1.GiveUpImagesResponse
-	17, // [17:24] is the sub-list for method output_type
-	10, // [10:17] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	19, // 10: skein.v1.PushImageRequest.start:type_name -> skein.v1.PushStart
+	21, // 11: skein.v1.PushImageRequest.part:type_name -> skein.v1.PushPart
+	20, // 12: skein.v1.PushStart.entries:type_name -> skein.v1.PushEntry
+	23, // 13: skein.v1.PushImageResponse.needs:type_name -> skein.v1.PushNeeds
+	25, // 14: skein.v1.PushImageResponse.done:type_name -> skein.v1.ImportImageResponse
+	0,  // 15: skein.v1.ImageService.ListImages:input_type -> skein.v1.ListImagesRequest
+	3,  // 16: skein.v1.ImageService.PullImage:input_type -> skein.v1.PullImageRequest
+	18, // 17: skein.v1.ImageService.PushImage:input_type -> skein.v1.PushImageRequest
+	5,  // 18: skein.v1.ImageService.RemoveImage:input_type -> skein.v1.RemoveImageRequest
+	7,  // 19: skein.v1.ImageService.PruneImages:input_type -> skein.v1.PruneImagesRequest
+	10, // 20: skein.v1.ImagePeerService.HeldImages:input_type -> skein.v1.HeldImagesRequest
+	14, // 21: skein.v1.ImagePeerService.PullHere:input_type -> skein.v1.PullHereRequest
+	18, // 22: skein.v1.ImagePeerService.PushHere:input_type -> skein.v1.PushImageRequest
+	16, // 23: skein.v1.ImagePeerService.GiveUpImages:input_type -> skein.v1.GiveUpImagesRequest
+	1,  // 24: skein.v1.ImageService.ListImages:output_type -> skein.v1.ListImagesResponse
+	4,  // 25: skein.v1.ImageService.PullImage:output_type -> skein.v1.PullImageResponse
+	22, // 26: skein.v1.ImageService.PushImage:output_type -> skein.v1.PushImageResponse
+	6,  // 27: skein.v1.ImageService.RemoveImage:output_type -> skein.v1.RemoveImageResponse
+	8,  // 28: skein.v1.ImageService.PruneImages:output_type -> skein.v1.PruneImagesResponse
+	11, // 29: skein.v1.ImagePeerService.HeldImages:output_type -> skein.v1.HeldImagesResponse
+	15, // 30: skein.v1.ImagePeerService.PullHere:output_type -> skein.v1.PullHereResponse
+	22, // 31: skein.v1.ImagePeerService.PushHere:output_type -> skein.v1.PushImageResponse
+	17, // 32: skein.v1.ImagePeerService.GiveUpImages:output_type -> skein.v1.GiveUpImagesResponse
+	24, // [24:33] is the sub-list for method output_type
+	15, // [15:24] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_skein_v1_image_proto_init() }
@@ -1136,14 +1609,24 @@ func file_skein_v1_image_proto_init() {
 	if File_skein_v1_image_proto != nil {
 		return
 	}
+	file_skein_v1_cluster_proto_init()
 	file_skein_v1_layer_proto_init()
+	file_skein_v1_image_proto_msgTypes[18].OneofWrappers = []any{
+		(*PushImageRequest_Start)(nil),
+		(*PushImageRequest_Part)(nil),
+		(*PushImageRequest_Complete)(nil),
+	}
+	file_skein_v1_image_proto_msgTypes[22].OneofWrappers = []any{
+		(*PushImageResponse_Needs)(nil),
+		(*PushImageResponse_Done)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skein_v1_image_proto_rawDesc), len(file_skein_v1_image_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -30,6 +30,8 @@ const (
 	ImageServiceListImagesProcedure = "/skein.v1.ImageService/ListImages"
 	// ImageServicePullImageProcedure is the procedure name of the ImageService's PullImage RPC.
 	ImageServicePullImageProcedure = "/skein.v1.ImageService/PullImage"
+	// ImageServicePushImageProcedure is the procedure name of the ImageService's PushImage RPC.
+	ImageServicePushImageProcedure = "/skein.v1.ImageService/PushImage"
 	// ImageServiceRemoveImageProcedure is the procedure name of the ImageService's RemoveImage RPC.
 	ImageServiceRemoveImageProcedure = "/skein.v1.ImageService/RemoveImage"
 	// ImageServicePruneImagesProcedure is the procedure name of the ImageService's PruneImages RPC.
@@ -39,6 +41,8 @@ const (
 	ImagePeerServiceHeldImagesProcedure = "/skein.v1.ImagePeerService/HeldImages"
 	// ImagePeerServicePullHereProcedure is the procedure name of the ImagePeerService's PullHere RPC.
 	ImagePeerServicePullHereProcedure = "/skein.v1.ImagePeerService/PullHere"
+	// ImagePeerServicePushHereProcedure is the procedure name of the ImagePeerService's PushHere RPC.
+	ImagePeerServicePushHereProcedure = "/skein.v1.ImagePeerService/PushHere"
 	// ImagePeerServiceGiveUpImagesProcedure is the procedure name of the ImagePeerService's
 	// GiveUpImages RPC.
 	ImagePeerServiceGiveUpImagesProcedure = "/skein.v1.ImagePeerService/GiveUpImages"
@@ -57,6 +61,13 @@ var (
 			StreamType: connect.StreamTypeServer,
 			Schema:     v1.File_skein_v1_image_proto.Services().ByName("ImageService").Methods().ByName("PullImage"),
 			Procedure:  ImageServicePullImageProcedure,
+		}
+	})
+	imageServicePushImageSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeBidi,
+			Schema:     v1.File_skein_v1_image_proto.Services().ByName("ImageService").Methods().ByName("PushImage"),
+			Procedure:  ImageServicePushImageProcedure,
 		}
 	})
 	imageServiceRemoveImageSpec = sync.OnceValue(func() connect.Spec {
@@ -81,6 +92,9 @@ type ImageServiceClient interface {
 	ListImages(context.Context, *v1.ListImagesRequest) (*v1.ListImagesResponse, error)
 	// PullImage brings an image to nodes, and tells how far it is on each.
 	PullImage(context.Context, *v1.PullImageRequest) (ImageServicePullImageClientStream, error)
+	// PushImage takes an archive, of which only those parts come that the cluster
+	// lacks: the first request lists all, the first answer says which to send.
+	PushImage(context.Context) (ImageServicePushImageClientStream, error)
 	// RemoveImage takes a reference away from the whole cluster.
 	RemoveImage(context.Context, *v1.RemoveImageRequest) (*v1.RemoveImageResponse, error)
 	// PruneImages takes away what no Pod and no Deployment needs.
@@ -113,12 +127,51 @@ func (s ImageServicePullImageClientStream) Close() error {
 	return s.stream.Close()
 }
 
+// ImageServicePushImageClientStream is the client stream for the ImageService's PushImage RPC.
+type ImageServicePushImageClientStream struct {
+	stream connect.ClientStream
+}
+
+// SendHeaders opens the stream and flushes the request headers without a message. The first Send or
+// Receive does this implicitly.
+func (s ImageServicePushImageClientStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a request message to the server.
+func (s ImageServicePushImageClientStream) Send(req *v1.PushImageRequest) error {
+	return s.stream.Send(req)
+}
+
+// CloseSend closes the request side of the stream.
+func (s ImageServicePushImageClientStream) CloseSend() error {
+	return s.stream.CloseSend()
+}
+
+// Receive returns the next response message from the server.
+func (s ImageServicePushImageClientStream) Receive() (*v1.PushImageResponse, error) {
+	var res v1.PushImageResponse
+	if err := s.stream.Receive(&res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+// Close releases the stream's resources. It is idempotent and is typically deferred to clean up a
+// stream abandoned before io.EOF.
+func (s ImageServicePushImageClientStream) Close() error {
+	return s.stream.Close()
+}
+
 // ImageServiceHandler is an implementation of the skein.v1.ImageService service.
 type ImageServiceHandler interface {
 	// ListImages asks the nodes what they hold.
 	ListImages(context.Context, *v1.ListImagesRequest) (*v1.ListImagesResponse, error)
 	// PullImage brings an image to nodes, and tells how far it is on each.
 	PullImage(context.Context, *v1.PullImageRequest, ImageServicePullImageServerStream) error
+	// PushImage takes an archive, of which only those parts come that the cluster
+	// lacks: the first request lists all, the first answer says which to send.
+	PushImage(context.Context, ImageServicePushImageServerStream) error
 	// RemoveImage takes a reference away from the whole cluster.
 	RemoveImage(context.Context, *v1.RemoveImageRequest) (*v1.RemoveImageResponse, error)
 	// PruneImages takes away what no Pod and no Deployment needs.
@@ -131,6 +184,7 @@ func RegisterImageServiceHandler(server *connect.Server, svc ImageServiceHandler
 	server.Register(
 		connect.Method{Spec: imageServiceListImagesSpec(), Handler: adapter.listImages},
 		connect.Method{Spec: imageServicePullImageSpec(), Handler: adapter.pullImage},
+		connect.Method{Spec: imageServicePushImageSpec(), Handler: adapter.pushImage},
 		connect.Method{Spec: imageServiceRemoveImageSpec(), Handler: adapter.removeImage},
 		connect.Method{Spec: imageServicePruneImagesSpec(), Handler: adapter.pruneImages},
 	)
@@ -151,6 +205,30 @@ func (s ImageServicePullImageServerStream) Send(res *v1.PullImageResponse) error
 	return s.stream.Send(res)
 }
 
+// ImageServicePushImageServerStream is the server stream for the ImageService's PushImage RPC.
+type ImageServicePushImageServerStream struct {
+	stream connect.ServerStream
+}
+
+// Receive returns the next request message from the client.
+func (s ImageServicePushImageServerStream) Receive() (*v1.PushImageRequest, error) {
+	var req v1.PushImageRequest
+	if err := s.stream.Receive(&req); err != nil {
+		return nil, err
+	}
+	return &req, nil
+}
+
+// SendHeaders flushes the response headers without a message. The first Send does this implicitly.
+func (s ImageServicePushImageServerStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a response message to the client.
+func (s ImageServicePushImageServerStream) Send(res *v1.PushImageResponse) error {
+	return s.stream.Send(res)
+}
+
 // UnimplementedImageServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedImageServiceHandler struct{}
 
@@ -160,6 +238,10 @@ func (UnimplementedImageServiceHandler) ListImages(context.Context, *v1.ListImag
 
 func (UnimplementedImageServiceHandler) PullImage(context.Context, *v1.PullImageRequest, ImageServicePullImageServerStream) error {
 	return connect.NewError(connect.CodeUnimplemented, "skein.v1.ImageService.PullImage is not implemented")
+}
+
+func (UnimplementedImageServiceHandler) PushImage(context.Context, ImageServicePushImageServerStream) error {
+	return connect.NewError(connect.CodeUnimplemented, "skein.v1.ImageService.PushImage is not implemented")
 }
 
 func (UnimplementedImageServiceHandler) RemoveImage(context.Context, *v1.RemoveImageRequest) (*v1.RemoveImageResponse, error) {
@@ -188,6 +270,14 @@ func (c *imageServiceClient) PullImage(ctx context.Context, req *v1.PullImageReq
 		return ImageServicePullImageClientStream{}, err
 	}
 	return ImageServicePullImageClientStream{stream: stream}, nil
+}
+
+func (c *imageServiceClient) PushImage(ctx context.Context) (ImageServicePushImageClientStream, error) {
+	stream, err := c.client.CallClientStream(ctx, imageServicePushImageSpec())
+	if err != nil {
+		return ImageServicePushImageClientStream{}, err
+	}
+	return ImageServicePushImageClientStream{stream: stream}, nil
 }
 
 func (c *imageServiceClient) RemoveImage(ctx context.Context, req *v1.RemoveImageRequest) (*v1.RemoveImageResponse, error) {
@@ -226,6 +316,10 @@ func (h imageServiceHandler) pullImage(ctx context.Context, _ connect.Spec, stre
 		return err
 	}
 	return h.svc.PullImage(ctx, &req, ImageServicePullImageServerStream{stream: stream})
+}
+
+func (h imageServiceHandler) pushImage(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	return h.svc.PushImage(ctx, ImageServicePushImageServerStream{stream: stream})
 }
 
 func (h imageServiceHandler) removeImage(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
@@ -267,6 +361,13 @@ var (
 			Procedure:  ImagePeerServicePullHereProcedure,
 		}
 	})
+	imagePeerServicePushHereSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeBidi,
+			Schema:     v1.File_skein_v1_image_proto.Services().ByName("ImagePeerService").Methods().ByName("PushHere"),
+			Procedure:  ImagePeerServicePushHereProcedure,
+		}
+	})
 	imagePeerServiceGiveUpImagesSpec = sync.OnceValue(func() connect.Spec {
 		return connect.Spec{
 			StreamType: connect.StreamTypeUnary,
@@ -280,6 +381,7 @@ var (
 type ImagePeerServiceClient interface {
 	HeldImages(context.Context, *v1.HeldImagesRequest) (*v1.HeldImagesResponse, error)
 	PullHere(context.Context, *v1.PullHereRequest) (ImagePeerServicePullHereClientStream, error)
+	PushHere(context.Context) (ImagePeerServicePushHereClientStream, error)
 	GiveUpImages(context.Context, *v1.GiveUpImagesRequest) (*v1.GiveUpImagesResponse, error)
 }
 
@@ -310,10 +412,48 @@ func (s ImagePeerServicePullHereClientStream) Close() error {
 	return s.stream.Close()
 }
 
+// ImagePeerServicePushHereClientStream is the client stream for the ImagePeerService's PushHere
+// RPC.
+type ImagePeerServicePushHereClientStream struct {
+	stream connect.ClientStream
+}
+
+// SendHeaders opens the stream and flushes the request headers without a message. The first Send or
+// Receive does this implicitly.
+func (s ImagePeerServicePushHereClientStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a request message to the server.
+func (s ImagePeerServicePushHereClientStream) Send(req *v1.PushImageRequest) error {
+	return s.stream.Send(req)
+}
+
+// CloseSend closes the request side of the stream.
+func (s ImagePeerServicePushHereClientStream) CloseSend() error {
+	return s.stream.CloseSend()
+}
+
+// Receive returns the next response message from the server.
+func (s ImagePeerServicePushHereClientStream) Receive() (*v1.PushImageResponse, error) {
+	var res v1.PushImageResponse
+	if err := s.stream.Receive(&res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+// Close releases the stream's resources. It is idempotent and is typically deferred to clean up a
+// stream abandoned before io.EOF.
+func (s ImagePeerServicePushHereClientStream) Close() error {
+	return s.stream.Close()
+}
+
 // ImagePeerServiceHandler is an implementation of the skein.v1.ImagePeerService service.
 type ImagePeerServiceHandler interface {
 	HeldImages(context.Context, *v1.HeldImagesRequest) (*v1.HeldImagesResponse, error)
 	PullHere(context.Context, *v1.PullHereRequest, ImagePeerServicePullHereServerStream) error
+	PushHere(context.Context, ImagePeerServicePushHereServerStream) error
 	GiveUpImages(context.Context, *v1.GiveUpImagesRequest) (*v1.GiveUpImagesResponse, error)
 }
 
@@ -324,6 +464,7 @@ func RegisterImagePeerServiceHandler(server *connect.Server, svc ImagePeerServic
 	server.Register(
 		connect.Method{Spec: imagePeerServiceHeldImagesSpec(), Handler: adapter.heldImages},
 		connect.Method{Spec: imagePeerServicePullHereSpec(), Handler: adapter.pullHere},
+		connect.Method{Spec: imagePeerServicePushHereSpec(), Handler: adapter.pushHere},
 		connect.Method{Spec: imagePeerServiceGiveUpImagesSpec(), Handler: adapter.giveUpImages},
 	)
 }
@@ -344,6 +485,31 @@ func (s ImagePeerServicePullHereServerStream) Send(res *v1.PullHereResponse) err
 	return s.stream.Send(res)
 }
 
+// ImagePeerServicePushHereServerStream is the server stream for the ImagePeerService's PushHere
+// RPC.
+type ImagePeerServicePushHereServerStream struct {
+	stream connect.ServerStream
+}
+
+// Receive returns the next request message from the client.
+func (s ImagePeerServicePushHereServerStream) Receive() (*v1.PushImageRequest, error) {
+	var req v1.PushImageRequest
+	if err := s.stream.Receive(&req); err != nil {
+		return nil, err
+	}
+	return &req, nil
+}
+
+// SendHeaders flushes the response headers without a message. The first Send does this implicitly.
+func (s ImagePeerServicePushHereServerStream) SendHeaders() error {
+	return s.stream.SendHeaders()
+}
+
+// Send sends a response message to the client.
+func (s ImagePeerServicePushHereServerStream) Send(res *v1.PushImageResponse) error {
+	return s.stream.Send(res)
+}
+
 // UnimplementedImagePeerServiceHandler returns CodeUnimplemented from all methods.
 type UnimplementedImagePeerServiceHandler struct{}
 
@@ -353,6 +519,10 @@ func (UnimplementedImagePeerServiceHandler) HeldImages(context.Context, *v1.Held
 
 func (UnimplementedImagePeerServiceHandler) PullHere(context.Context, *v1.PullHereRequest, ImagePeerServicePullHereServerStream) error {
 	return connect.NewError(connect.CodeUnimplemented, "skein.v1.ImagePeerService.PullHere is not implemented")
+}
+
+func (UnimplementedImagePeerServiceHandler) PushHere(context.Context, ImagePeerServicePushHereServerStream) error {
+	return connect.NewError(connect.CodeUnimplemented, "skein.v1.ImagePeerService.PushHere is not implemented")
 }
 
 func (UnimplementedImagePeerServiceHandler) GiveUpImages(context.Context, *v1.GiveUpImagesRequest) (*v1.GiveUpImagesResponse, error) {
@@ -377,6 +547,14 @@ func (c *imagePeerServiceClient) PullHere(ctx context.Context, req *v1.PullHereR
 		return ImagePeerServicePullHereClientStream{}, err
 	}
 	return ImagePeerServicePullHereClientStream{stream: stream}, nil
+}
+
+func (c *imagePeerServiceClient) PushHere(ctx context.Context) (ImagePeerServicePushHereClientStream, error) {
+	stream, err := c.client.CallClientStream(ctx, imagePeerServicePushHereSpec())
+	if err != nil {
+		return ImagePeerServicePushHereClientStream{}, err
+	}
+	return ImagePeerServicePushHereClientStream{stream: stream}, nil
 }
 
 func (c *imagePeerServiceClient) GiveUpImages(ctx context.Context, req *v1.GiveUpImagesRequest) (*v1.GiveUpImagesResponse, error) {
@@ -407,6 +585,10 @@ func (h imagePeerServiceHandler) pullHere(ctx context.Context, _ connect.Spec, s
 		return err
 	}
 	return h.svc.PullHere(ctx, &req, ImagePeerServicePullHereServerStream{stream: stream})
+}
+
+func (h imagePeerServiceHandler) pushHere(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	return h.svc.PushHere(ctx, ImagePeerServicePushHereServerStream{stream: stream})
 }
 
 func (h imagePeerServiceHandler) giveUpImages(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
