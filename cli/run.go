@@ -26,6 +26,7 @@ func (s *session) runCommand() *cli.Command {
 		UsageText: `skein run web --image skein/demo:v1 --replicas 3         three Pods labelled app=web
 skein run web --image skein/demo:v1 --port 8080 --env COLOR=blue
 skein run once --image busybox -- sleep 3600             a command of its own
+skein run sh -it --rm --image busybox -- sh              one Pod, at this terminal, deleted when it ends
 skein run web --image skein/demo:v1 --dry-run -o yaml    the manifest, to keep and edit`,
 		Description: "The Deployment, and its Pods, are labelled app=NAME. What follows -- are the arguments of the image's entrypoint; with --command they replace it. No probe is set, with --port neither: a Pod counts as ready as soon as its process runs. For more, add one to the manifest that --dry-run -o yaml prints, and apply that.",
 		Flags: append([]cli.Flag{
@@ -35,6 +36,9 @@ skein run web --image skein/demo:v1 --dry-run -o yaml    the manifest, to keep a
 			&cli.StringSliceFlag{Name: "env", Aliases: []string{"e"}, Usage: "`NAME=VALUE`, or NAME to take yours; may be repeated"},
 			&cli.StringFlag{Name: "cpu", Usage: "request and limit of processor time: `CPUS` such as 500m or 2"},
 			&cli.StringFlag{Name: "memory", Aliases: []string{"m"}, Usage: "request and limit of memory: `SIZE` such as 256Mi"},
+			&cli.BoolFlag{Name: "stdin", Aliases: []string{"i"}, Usage: "one Pod that never restarts, in place of a Deployment; pass standard input on"},
+			&cli.BoolFlag{Name: "tty", Aliases: []string{"t"}, Usage: "the same, at a terminal"},
+			&cli.BoolFlag{Name: "rm", Usage: "the same, and delete it when it has ended"},
 			&cli.BoolFlag{Name: "command", Usage: "what follows -- replaces the image's entrypoint"},
 			&cli.BoolFlag{Name: "dry-run", Usage: "check it, change nothing; with -o print the manifest"},
 			&cli.StringFlag{Name: "output", Aliases: []string{"o"}, Usage: "with --dry-run: `FORMAT` yaml or json"},
@@ -58,6 +62,9 @@ func (s *session) runImage(c *cli.Context) error {
 	}
 	if name := c.Args().First(); !nameOfRun.MatchString(name) {
 		return usageError("", "%q is no name: want up to 63 lower-case letters, digits and -, a letter or digit first and last", name)
+	}
+	if attaches(c) {
+		return s.runAttached(c)
 	}
 	document, err := s.runManifest(c)
 	if err != nil {
@@ -137,7 +144,8 @@ type (
 	}
 )
 
-func (s *session) runManifest(c *cli.Context) ([]byte, error) {
+// runContainer is the container that the flags describe.
+func (s *session) runContainer(c *cli.Context) (container, error) {
 	name := c.Args().First()
 	main := container{Name: name, Image: c.String("image")}
 	if c.Bool("command") {
@@ -147,10 +155,10 @@ func (s *session) runManifest(c *cli.Context) ([]byte, error) {
 	}
 	var err error
 	if main.Ports, err = parsePorts(c.StringSlice("port")); err != nil {
-		return nil, err
+		return main, err
 	}
 	if main.Env, err = parseEnv(c.StringSlice("env")); err != nil {
-		return nil, err
+		return main, err
 	}
 	amounts := map[string]string{}
 	for _, resource := range []string{"cpu", "memory"} {
@@ -160,6 +168,15 @@ func (s *session) runManifest(c *cli.Context) ([]byte, error) {
 	}
 	if len(amounts) > 0 {
 		main.Resources = &resources{Requests: amounts, Limits: amounts}
+	}
+	return main, nil
+}
+
+func (s *session) runManifest(c *cli.Context) ([]byte, error) {
+	name := c.Args().First()
+	main, err := s.runContainer(c)
+	if err != nil {
+		return nil, err
 	}
 	labels := map[string]string{"app": name}
 	document, err := json.Marshal(deployment{

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/skein-dev/skein/agent/object"
+	"github.com/skein-dev/skein/consensus/state"
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
 )
 
@@ -151,15 +152,9 @@ func topColumns(req *skeinv1.TopRequest) []string {
 // topPods asks the nodes of the Pods that are meant. One that does not answer is
 // told of, and its Pods are left out.
 func (c *inside) topPods(ctx context.Context, req *skeinv1.TopRequest, match func(map[string]string) bool) ([]used, []string, error) {
-	pods, err := c.topMeant(req, match)
+	byNode, err := c.topMeant(req, match)
 	if err != nil {
 		return nil, nil, err
-	}
-	byNode := map[string][]*corev1.Pod{}
-	for _, p := range pods {
-		if p.Spec.NodeName != "" && p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
-			byNode[p.Spec.NodeName] = append(byNode[p.Spec.NodeName], p)
-		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, topPatience)
 	defer cancel()
@@ -186,16 +181,36 @@ func (c *inside) topPods(ctx context.Context, req *skeinv1.TopRequest, match fun
 	return rows, notices, nil
 }
 
-// topMeant are the Pods that a request means.
-func (c *inside) topMeant(req *skeinv1.TopRequest, match func(map[string]string) bool) ([]*corev1.Pod, error) {
-	ns := namespaceOr(req.GetNamespace())
+// topMeant are the Pods that a request means, by node. A Pod's own document is
+// read only where its labels matter: somebody may ask every second.
+func (c *inside) topMeant(req *skeinv1.TopRequest, match func(map[string]string) bool) (map[string][]*state.Row, error) {
+	store, ns := c.cfg.Consensus.Store(), namespaceOr(req.GetNamespace())
 	if req.GetName() != "" {
-		return c.podsOf(&skeinv1.ObjectRef{Kind: "pod", Namespace: ns, Name: req.GetName()})
-	}
-	if req.GetAllNamespaces() {
+		if _, _, err := c.row(&skeinv1.ObjectRef{Kind: "pod", Namespace: ns, Name: req.GetName()}); err != nil {
+			return nil, err
+		}
+	} else if req.GetAllNamespaces() {
 		ns = ""
 	}
-	return c.pods(ns, "", match)
+	out := map[string][]*state.Row{}
+	for _, node := range store.List(object.KindNode, "", "") {
+		for _, row := range store.List(object.KindPod, ns, object.NodeIndex(node.Key.Name)) {
+			if req.GetName() != "" && row.Key.Name != req.GetName() {
+				continue
+			}
+			if req.GetLabelSelector() != "" {
+				pod, err := object.Decode[corev1.Pod](row)
+				if err != nil {
+					return nil, err
+				}
+				if !match(pod.Labels) {
+					continue
+				}
+			}
+			out[node.Key.Name] = append(out[node.Key.Name], row)
+		}
+	}
+	return out, nil
 }
 
 func (c *inside) usageOf(ctx context.Context, node string) ([]*skeinv1.ContainerUsage, error) {
@@ -210,7 +225,7 @@ func (c *inside) usageOf(ctx context.Context, node string) ([]*skeinv1.Container
 }
 
 // usedBy makes the rows of Pods of one node.
-func usedBy(pods []*corev1.Pod, usage []*skeinv1.ContainerUsage, req *skeinv1.TopRequest) []used {
+func usedBy(pods []*state.Row, usage []*skeinv1.ContainerUsage, req *skeinv1.TopRequest) []used {
 	byPod := map[string][]*skeinv1.ContainerUsage{}
 	for _, u := range usage {
 		byPod[u.GetPodUid()] = append(byPod[u.GetPodUid()], u)
@@ -219,11 +234,11 @@ func usedBy(pods []*corev1.Pod, usage []*skeinv1.ContainerUsage, req *skeinv1.To
 	for _, p := range pods {
 		var front []string
 		if req.GetAllNamespaces() {
-			front = append(front, p.Namespace)
+			front = append(front, p.Key.Namespace)
 		}
-		front = append(front, p.Name)
-		whole := used{key: p.Namespace + "/" + p.Name, cells: front}
-		for _, u := range byPod[string(p.UID)] {
+		front = append(front, p.Key.Name)
+		whole := used{key: p.Key.Namespace + "/" + p.Key.Name, cells: front}
+		for _, u := range byPod[p.UID] {
 			whole.cpu += u.GetCpuMilli()
 			whole.memory += u.GetMemoryBytes()
 			if req.GetContainers() {
@@ -233,7 +248,7 @@ func usedBy(pods []*corev1.Pod, usage []*skeinv1.ContainerUsage, req *skeinv1.To
 				})
 			}
 		}
-		if !req.GetContainers() && len(byPod[string(p.UID)]) > 0 {
+		if !req.GetContainers() && len(byPod[p.UID]) > 0 {
 			rows = append(rows, whole)
 		}
 	}
