@@ -23,17 +23,19 @@ import (
 	"github.com/skein-dev/skein/runtime/container"
 	"github.com/skein-dev/skein/runtime/container/containertest"
 	"github.com/skein-dev/skein/runtime/image"
+	"github.com/skein-dev/skein/runtime/volume/volumetest"
 )
 
 // A world is one node in virtual time: a store that stands for the cluster, a
 // driver that runs nothing, and a leader that hears what is reported.
 type world struct {
-	t      *testing.T
-	store  *state.Store
-	synced chan struct{}
-	driver *containertest.Driver
-	clock  atomic.Int64  // by how much this machine's wall clock is ahead, in ns
-	theirs time.Duration // by how much that of whoever deletes is
+	t       *testing.T
+	store   *state.Store
+	synced  chan struct{}
+	driver  *containertest.Driver
+	volumes volumetest.Volumes
+	clock   atomic.Int64  // by how much this machine's wall clock is ahead, in ns
+	theirs  time.Duration // by how much that of whoever deletes is
 
 	mu      sync.Mutex
 	deaf    bool // no leader
@@ -58,7 +60,7 @@ func (w *world) run() (stop func()) { return w.runNode(w.newNode()) }
 func (w *world) newNode() *Node {
 	return New(Config{
 		Name: "n1", Address: netip.MustParseAddr("192.0.2.1"), Replica: w, Driver: w.driver, Images: w,
-		Reporter: w, Lessor: w, Machine: Machine{CPUMilli: 2000, MemoryBytes: 1 << 30, Pods: 10}, Now: w.now, Logger: slog.New(slog.DiscardHandler),
+		Reporter: w, Lessor: w, Volumes: &w.volumes, Machine: Machine{CPUMilli: 2000, MemoryBytes: 1 << 30, Pods: 10}, Now: w.now, Logger: slog.New(slog.DiscardHandler),
 	})
 }
 
