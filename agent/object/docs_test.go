@@ -45,7 +45,7 @@ beyond what is done anyway: manifests that other tools wrote are full of them. W
 (status, uid, generation …) may stand in a manifest and is read past, as in Kubernetes; a resourceVersion
 that is not the present one is a conflict.
 
-Bounds: a file holds at most 4 MB and 500 documents, a document 1 MB, 20,000 values, 50 levels. A key given twice and
+Bounds: a file holds at most 4 MB and 500 documents, a document 2 MB, 20,000 values, 50 levels. A key given twice and
 any YAML tag of its own are refused; aliases and merge keys count as often as they are used.
 
 ## Kinds

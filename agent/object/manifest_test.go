@@ -315,8 +315,8 @@ func TestLimitsHoldBeforeDecoding(t *testing.T) {
 	}
 	tests := map[string]struct{ text, want string }{
 		"the file":           {strings.Repeat("#", maxManifest+1), "is larger than 4 MB"},
-		"a document":         {"a: " + strings.Repeat("x", maxDocument), "is a document larger than 1 MB"},
-		"a JSON document":    {`{"a":"` + strings.Repeat("x", maxDocument) + `"}`, "is a document larger than 1 MB"},
+		"a document":         {"a: " + strings.Repeat("x", maxDocument), "is a document larger than 2 MB"},
+		"a JSON document":    {`{"a":"` + strings.Repeat("x", maxDocument) + `"}`, "is a document larger than 2 MB"},
 		"documents":          {strings.Repeat("---\na: b\n", maxDocuments+1), "holds more than 500 documents"},
 		"JSON documents":     {strings.Repeat("{}\n", maxDocuments+1), "holds more than 500 documents"},
 		"depth":              {"a: " + strings.Repeat("[", 60) + strings.Repeat("]", 60), "is nested more than 50 deep"},

@@ -37,7 +37,7 @@ func TestManifestsThatMeanNoGoodAreRefusedInOneLine(t *testing.T) {
 		"a duplicate key":  {strings.Replace(good, "  restartPolicy:", "  restartPolicy: Never\n  restartPolicy:", 1), "restartPolicy"},
 		"an alias bomb":    {good + bomb, "values"},
 		"10 MB":            {good + strings.Repeat("# nothing\n", 1<<20), "larger than 4 MB"},
-		"3 MB of brackets": {"a: " + strings.Repeat("[", 3<<20), "larger than 1 MB"},
+		"3 MB of brackets": {"a: " + strings.Repeat("[", 3<<20), "larger than 2 MB"},
 		"a way up":         {strings.Replace(good, "name: good", "name: ../good", 1), "../good"},
 		"no text":          {"\xff\xfe\x00", "UTF-8"},
 		"an absurd number": {strings.Replace(good, "terminationGracePeriodSeconds: 2", "terminationGracePeriodSeconds: 99999999999999999999", 1), "terminationGracePeriodSeconds"},
