@@ -67,8 +67,11 @@ func (s seeker) in(what string, text []byte) {
 func (s seeker) files() {
 	for _, m := range s.c.machines {
 		err := filepath.WalkDir(m.dir, func(path string, e fs.DirEntry, err error) error {
-			if err != nil || !e.Type().IsRegular() {
+			if errors.Is(err, fs.ErrNotExist) {
 				return nil // it was only there for a moment
+			}
+			if err != nil || !e.Type().IsRegular() {
+				return err
 			}
 			if body, err := os.ReadFile(path); err == nil {
 				s.in(path, body)

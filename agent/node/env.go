@@ -118,8 +118,9 @@ func resourceField(pod *corev1.Pod, c *corev1.Container, ref *corev1.ResourceFie
 		return "", fmt.Errorf("resourceFieldRef: the Pod has no container %q", ref.ContainerName)
 	}
 	list, name, _ := strings.Cut(ref.Resource, ".")
-	q, set := c.Resources.Requests[corev1.ResourceName(name)]
+	q := c.Resources.Requests[corev1.ResourceName(name)]
 	if list == "limits" {
+		var set bool
 		if q, set = c.Resources.Limits[corev1.ResourceName(name)]; !set {
 			switch name {
 			case "cpu":

@@ -206,7 +206,8 @@ func TestTheEnvironmentTakesValuesOfSources(t *testing.T) {
 	src := newSources(nil, nil)
 	for _, msg := range []*skeinv1.SourcesResponse{
 		sourceOf(object.KindConfigMap, "app", map[string]string{"mode": "fast", "a b": "no variable", "zero": "a\x00b"}),
-		sourceOf(object.KindSecret, "db", map[string]string{"password": "p$(X)w"}), {Synced: true},
+		sourceOf(object.KindSecret, "db", map[string]string{"password": "p$(X)w"}),
+		{Synced: true},
 	} {
 		src.Take(msg)
 	}

@@ -95,9 +95,9 @@ func (p *problems) secret(s *corev1.Secret) {
 	case len(s.Type) > 253:
 		p.add("type", "longer than 253 characters")
 	}
-	for _, any := range secretKeys[s.Type] {
-		if !slices.ContainsFunc(any, func(k string) bool { _, there := s.Data[k]; return there }) {
-			p.add("data", "a Secret of type %s has the key %s", s.Type, strings.Join(any, " or "))
+	for _, keys := range secretKeys[s.Type] {
+		if !slices.ContainsFunc(keys, func(k string) bool { _, there := s.Data[k]; return there }) {
+			p.add("data", "a Secret of type %s has the key %s", s.Type, strings.Join(keys, " or "))
 		}
 	}
 	for _, k := range []string{corev1.DockerConfigJsonKey, corev1.DockerConfigKey} {

@@ -67,9 +67,9 @@ func TestASecretGoesIntoTheLogSealedOrNotAtAll(t *testing.T) {
 	for name, change := range map[string]func(*corev1.Secret){
 		"data": func(*corev1.Secret) {}, "stringData": func(s *corev1.Secret) { s.Data, s.StringData = nil, map[string]string{"a": canary} },
 	} {
-		clear := s.DeepCopy()
-		change(clear)
-		if _, err := Put(clear, 0); err == nil || strings.Contains(err.Error(), canary) {
+		bare := s.DeepCopy()
+		change(bare)
+		if _, err := Put(bare, 0); err == nil || strings.Contains(err.Error(), canary) {
 			t.Errorf("%s in clear: %v, want a refusal without the value", name, err)
 		}
 	}

@@ -78,7 +78,7 @@ func SealSecret(s *corev1.Secret, before *state.Row, with Sealer) (*corev1.Secre
 		purpose := sealPurpose(s.Namespace, s.Name, key)
 		if old != nil {
 			if have, ok := old.Data[key]; ok && sealed(have) {
-				if clear, err := with.Unseal(have[len(sealMark):], purpose); err == nil && bytes.Equal(clear, s.Data[key]) {
+				if value, err := with.Unseal(have[len(sealMark):], purpose); err == nil && bytes.Equal(value, s.Data[key]) {
 					out.Data[key] = have
 					continue
 				}

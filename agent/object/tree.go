@@ -10,7 +10,7 @@ import (
 // Limits on what people send. They hold before anything is decoded.
 const (
 	maxManifest  = 4 << 20 // bytes, all documents together
-	maxDocument = 2 << 20 // bytes
+	maxDocument  = 2 << 20 // bytes
 	maxDocuments = 500
 	maxDepth     = 50
 	maxNodes     = 20_000 // values in one document, aliases counted as often as they are used
