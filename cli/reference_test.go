@@ -93,6 +93,7 @@ stand before or behind arguments; what follows ` + "`--`" + ` is taken as it is.
 progress, warnings and hints to standard error. Colour appears on a terminal only, never with ` + "`NO_COLOR`" + `.
 
 Commands that change something wait until it is so: ` + "`--no-wait`" + ` returns at once, ` + "`--timeout`" + ` bounds it (2m).
+An image that comes to a node on the way has a line of its own: layers, bytes, rate, and the registry or the nodes that give it.
 
 ## Which cluster
 

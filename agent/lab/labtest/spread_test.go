@@ -221,3 +221,57 @@ func TestWhoFetchesLosesPower(t *testing.T) {
 		t.Errorf("the registry gave %d bytes for an image of %d", sent, size)
 	}
 }
+
+// derived puts an image into the registry that adds a little to another one.
+func (c *counter) derived(t *testing.T, from, image string) (ref string) {
+	t.Helper()
+	old, err := refs.ParseReference(from, refs.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, err := remote.Image(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	img, err := mutate.AppendLayers(base, static.NewLayer(archive(t, entry{"note", 0o644, []byte(image)}), types.DockerUncompressedLayer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	full, err := refs.ParseReference(c.at+"/"+image, refs.Insecure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(full, img); err != nil {
+		t.Fatal(err)
+	}
+	c.sent.Store(0)
+	return full.String()
+}
+
+// A layer that a machine has as part of another image comes from there, although
+// all agents were started again meanwhile and no desk remembers it.
+func TestALayerOfAnotherImageComesFromAMachine(t *testing.T) {
+	r := countingRegistry(t)
+	ref, size := r.sleeper(t, "base:1", 2, 10)
+	l := raise(t, 3)
+	l.skein("run", "base", "--image", ref, "--timeout", "1m")
+	next := r.derived(t, ref, "next:1")
+	on := l.pods("app=base")[0].Spec.NodeName
+	for node := range l.nodes() {
+		l.lab("stop", node)
+		l.awaitNode(comeback, node, "Unknown AgentGone")
+		l.lab("start", node)
+		l.awaitNode(comeback, node, "True AgentReady")
+	}
+	l.skein("run", "next", "--image", next, "--replicas", "3", "--timeout", "1m")
+	nodes := map[string]bool{}
+	for _, p := range l.pods("app=next") {
+		nodes[p.Spec.NodeName] = true
+	}
+	if len(nodes) != 3 {
+		t.Fatalf("it runs on %v, want three machines", nodes)
+	}
+	if sent := r.sent.Load(); sent > size/10 {
+		t.Errorf("the registry gave %d bytes of layers that %s had, of %d", sent, on, size)
+	}
+}
