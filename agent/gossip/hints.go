@@ -114,14 +114,18 @@ func (g *Gossip) heardHint(data []byte) (hint, bool) {
 
 // newcomer notes that a member should be told our hint. With mu held.
 func (g *Gossip) newcomer(name string) {
-	if name != g.cfg.Name && g.cfg.Simulated == nil {
-		g.unheard[name] = true
+	if name == g.cfg.Name || g.cfg.Simulated != nil {
+		return
+	}
+	if g.unheard[name] = true; len(g.unheard) == 1 {
+		signal(g.tend) // the first; for more it comes back by itself
 	}
 }
 
 // tellHint tells our hint to some newcomers, and to one member by chance, by
-// datagrams of their own. Who does not know of hints drops them.
-func (g *Gossip) tellHint() {
+// datagrams of their own. Who does not know of hints drops them. It says whether
+// newcomers are left.
+func (g *Gossip) tellHint() (more bool) {
 	g.mu.Lock()
 	own := g.hints[g.cfg.Name]
 	to := map[string]netip.AddrPort{}
@@ -140,14 +144,16 @@ func (g *Gossip) tellHint() {
 			break
 		}
 	}
+	more = len(g.unheard) > 0
 	g.mu.Unlock()
 	if len(own.data) == 0 {
-		return
+		return more
 	}
 	plain := appendHint([]byte{kindHint}, own)
 	for _, addr := range to {
 		_, _ = g.transport.write(g.seal.close(nil, plain), addr) // another time, if not now
 	}
+	return more
 }
 
 // forgetHints drops those of nodes that are none. With mu held.

@@ -34,7 +34,10 @@ func TestHintsReachAll(t *testing.T) {
 		c.eventually(5*time.Second, heard("two layers"), "all hear of the newer one")
 		c.known.Store("n9", true)
 		c.nodes = append(c.nodes, c.start("n9", nodeIP(8), 1))
-		c.eventually(15*time.Second, heard("two layers"), "a newcomer hears of it")
+		c.eventually(4*time.Second, heard("two layers"), "a newcomer hears of it")
+		c.nodes[6].stop()
+		c.nodes[6] = c.start("n7", nodeIP(6), 2)
+		c.eventually(4*time.Second, heard("two layers"), "one that has started again hears of it")
 		if err := c.nodes[2].Tell(bytes.Repeat([]byte{1}, MaxHint+1)); err == nil {
 			t.Error("a hint that is too long is told")
 		}

@@ -205,12 +205,14 @@ func (g *Gossip) heardOf(n *memberlist.Node) {
 		m = &member{Member: Member{Name: n.Name, Since: now}}
 		g.members[n.Name] = m
 		g.dirty = true
-		g.newcomer(n.Name)
 	}
 	if !m.dead.IsZero() {
 		m.dead, m.leaving = time.Time{}, false
 		g.dirty = true
 		g.newcomer(n.Name)
+	}
+	if m.Meta.Epoch != meta.Epoch {
+		g.newcomer(n.Name) // it has started again, and forgotten
 	}
 	m.Addr, m.Meta = addr, meta
 	delete(g.strange, n.Name)

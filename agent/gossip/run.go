@@ -160,7 +160,7 @@ func (g *Gossip) runTender(ctx context.Context) {
 		}
 		g.welcome(ctx)
 		g.meetOdd()
-		g.tellHint()
+		more := g.tellHint()
 		wait := metaEvery
 		switch {
 		case g.size() <= 1:
@@ -170,7 +170,7 @@ func (g *Gossip) runTender(ctx context.Context) {
 			g.seek(ctx, 1)
 			seekAt, alone = now.Add(seekEvery), aloneEvery
 		}
-		if g.moved(ctx) {
+		if g.moved(ctx) || more {
 			wait = aloneEvery
 		}
 		timer.Reset(wait)
