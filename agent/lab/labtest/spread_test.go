@@ -263,6 +263,13 @@ func TestALayerOfAnotherImageComesFromAMachine(t *testing.T) {
 		l.lab("start", node)
 		l.awaitNode(comeback, node, "True AgentReady")
 	}
+	began := time.Now()
+	l.await(10*time.Second, "hints that are told within 3 s", func() string {
+		if since := time.Since(began); since < 3*time.Second {
+			return since.String()
+		}
+		return ""
+	})
 	l.skein("run", "next", "--image", next, "--replicas", "3", "--timeout", "1m")
 	nodes := map[string]bool{}
 	for _, p := range l.pods("app=next") {
