@@ -90,7 +90,7 @@ install nginx nginx-light
 install redis redis-server
 install apache apache2
 install postgres postgresql
-install python python3-minimal
+install python python3
 
 # Nobody reads a log file in a container: these two go where it is read.
 mkdir -p "$work"/logs/var/log/{nginx,apache2}
