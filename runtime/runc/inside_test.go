@@ -433,3 +433,35 @@ func TestExecEndsWithItsChildren(t *testing.T) {
 		}
 	}
 }
+
+// A program that is run inside is confined as the container's own.
+func TestExecIsWhatItsContainerIs(t *testing.T) {
+	s := newScene(t)
+	s.serve()
+	spec := s.one("sleep")
+	spec.User, spec.Security.ReadOnlyRoot, spec.Env = "redis", true, []string{"PATH=/", "COLOUR=blue"}
+	id := s.start(spec)
+	var out bytes.Buffer
+	run := func(words ...string) (int, error) {
+		out.Reset()
+		return s.Exec(t.Context(), id, container.ExecSpec{Args: append([]string{"/prog"}, words...), Stdout: &out, Stderr: &out})
+	}
+	if code, err := run("id", ";", "env", "COLOUR", ";", "write", "/x", ";", "status", "NoNewPrivs", ";", "status", "Seccomp"); err != nil || code != 0 {
+		t.Fatal(code, err, out.String())
+	}
+	want := "999 998 [44]\nblue\nopen /x: read-only file system\nNoNewPrivs 1\nSeccomp 2\n"
+	if out.String() != want {
+		t.Errorf("says %q, want %q", &out, want)
+	}
+	for _, tty := range []bool{false, true} {
+		for _, path := range []string{"/no/such", "no-such", "/etc/passwd"} {
+			_, err := s.Exec(t.Context(), id, container.ExecSpec{Args: []string{path}, TTY: tty, Stdout: &out, Stderr: &out})
+			if err == nil || !strings.Contains(err.Error(), "unable to start container process") {
+				t.Errorf("exec of %s, terminal %v: %v", path, tty, err)
+			}
+		}
+	}
+	if left, _ := os.ReadDir(filepath.Join(s.cfg.RunDir, "exec")); len(left) > 0 {
+		t.Errorf("sessions left: %v", left)
+	}
+}
