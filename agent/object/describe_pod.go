@@ -70,6 +70,7 @@ func (d *description) podSpec(s *corev1.PodSpec, statuses []corev1.ContainerStat
 		d.containers("Init containers", s.InitContainers, statuses)
 	}
 	d.containers("Containers", s.Containers, statuses)
+	d.volumes(s.Volumes)
 }
 
 func (d *description) containers(title string, list []corev1.Container, statuses []corev1.ContainerStatus) {
@@ -145,14 +146,15 @@ func (d *description) container(c *corev1.Container, status *corev1.ContainerSta
 	var env []string
 	for _, e := range c.Env {
 		value := clipTo(e.Value, 200)
-		if e.ValueFrom != nil && e.ValueFrom.FieldRef != nil {
-			value = "(" + e.ValueFrom.FieldRef.FieldPath + ")"
+		if e.ValueFrom != nil {
+			value = valueText(e.ValueFrom)
 		}
 		env = append(env, e.Name+"="+value)
 	}
 	if len(env) > 0 {
 		d.many("Environment", env)
 	}
+	d.mounted(c)
 }
 
 func hookText(h *corev1.LifecycleHandler) string {

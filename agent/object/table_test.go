@@ -295,16 +295,29 @@ func TestDescribe(t *testing.T) {
 		"pod-running":  {rowOf(t, pod("web-1", nil), 1), Related{Events: eventRows(t)}},
 		"pod-crashing": {rowOf(t, pod("web-1", crashed), 1), Related{}},
 		"pod-unplaced": {rowOf(t, pod("web-1", unplaced), 1), Related{}},
-		"pod-leased":   {rowOf(t, pod("web-1", leased), 1), Related{}},
-		"configmap":    {configMapRow(t), Related{}},
-		"secret":       {secretRow(t), Related{}},
-		"deployment":   {web, Related{Pods: podRows(t)[:3], Revisions: revisionRows(t), Events: eventRows(t)[:1]}},
-		"node":         {nodeRows(t)[0], Related{Pods: podRows(t)[:1]}},
-		"node-new":     {nodeRows(t)[5], Related{}},
-		"namespace":    {namespaceRows(t)[1], Related{}},
-		"revision":     {revisionRows(t)[0], Related{Pods: podRows(t)[:1]}},
-		"image":        {imageRows(t)[0], Related{}},
-		"event":        {eventRows(t)[0], Related{}},
+		"pod-mounts": {rowOf(t, pod("web-1", func(p *corev1.Pod, _ *corev1.ContainerStatus) {
+			yes, c := true, &p.Spec.Containers[0]
+			p.Spec.Volumes = []corev1.Volume{
+				{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}},
+				{Name: "db", VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "db", Optional: &yes}}},
+				{Name: "logs", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/var/log"}}},
+			}
+			c.VolumeMounts = []corev1.VolumeMount{{Name: "data", MountPath: "/data", SubPath: "a"}, {Name: "db", MountPath: "/db", ReadOnly: true}}
+			c.EnvFrom = []corev1.EnvFromSource{{Prefix: "APP_", ConfigMapRef: &corev1.ConfigMapEnvSource{LocalObjectReference: corev1.LocalObjectReference{Name: "app"}}}}
+			c.Env = append(c.Env, corev1.EnvVar{Name: "PW", ValueFrom: &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{
+				LocalObjectReference: corev1.LocalObjectReference{Name: "db"}, Key: "password",
+			}}})
+		}), 1), Related{}},
+		"pod-leased": {rowOf(t, pod("web-1", leased), 1), Related{}},
+		"configmap":  {configMapRow(t), Related{}},
+		"secret":     {secretRow(t), Related{}},
+		"deployment": {web, Related{Pods: podRows(t)[:3], Revisions: revisionRows(t), Events: eventRows(t)[:1]}},
+		"node":       {nodeRows(t)[0], Related{Pods: podRows(t)[:1]}},
+		"node-new":   {nodeRows(t)[5], Related{}},
+		"namespace":  {namespaceRows(t)[1], Related{}},
+		"revision":   {revisionRows(t)[0], Related{Pods: podRows(t)[:1]}},
+		"image":      {imageRows(t)[0], Related{}},
+		"event":      {eventRows(t)[0], Related{}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
