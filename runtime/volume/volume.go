@@ -244,6 +244,9 @@ func (s *Store) Remove(pod string) error {
 
 // anyMount tells whether something is mounted below a folder of a Pod.
 func anyMount(dir string) (bool, error) {
+	if at, err := filepath.EvalSymlinks(dir); err == nil {
+		dir = at // as the kernel names it
+	}
 	body, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return false, err
