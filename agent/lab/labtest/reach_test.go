@@ -312,3 +312,17 @@ spec:
 		t.Errorf("the last line is %.40q", last)
 	}
 }
+
+func TestOnePodIsRunAndJoined(t *testing.T) {
+	l := raise(t, 2)
+	cmd := l.command("skein", "run", "once", "-i", "--rm", "--image", "skein/demo:v1", "--", "echo")
+	cmd.Stdin = strings.NewReader("one\ntwo\n")
+	if got := l.do(cmd); got.code != 5 || got.out != "got one\ngot two\n" {
+		t.Errorf("exit code %d, %q\n%s", got.code, got.out, got.err)
+	}
+	// It has ended before anybody could join it: its words and its code are there.
+	if got := l.try("run", "short", "--rm", "--image", "skein/demo:v1", "--", "print", "gone"); got.code != 0 || got.out != "gone\n" {
+		t.Errorf("exit code %d, %q\n%s", got.code, got.out, got.err)
+	}
+	l.await(comeback, "both are deleted", func() string { return strings.TrimSpace(l.skein("get", "pods", "-o", "name")) })
+}
