@@ -194,7 +194,8 @@ sim-bugs: ## plant bugs one by one, and see after how many simulations each is f
 	CGO_ENABLED=0 GOGC=400 $(GO) test -count=1 -timeout 0 ./agent/agenttest -v -run '^TestPlantedBugsAreFound$$' -plant
 
 .PHONY: bench
-bench: root build ## what skein does on this machine, a line a figure (RUN=regexp of chapters, N=runs, MACHINES=simulated agents)
+bench: root build images ## what skein does on this machine, a line a figure (RUN=regexp of chapters, N=runs, MACHINES=simulated agents)
+	@$(MAKE) --no-print-directory deps PACKAGES='skopeo umoci containerd'
 	$(GO) build -buildvcs=false -o bin/bench ./agent/agenttest/bench
 	bin/bench -n $(or $(N),20) -run '$(RUN)' -machines $(or $(MACHINES),1000)
 

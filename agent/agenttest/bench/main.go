@@ -21,6 +21,13 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
+	if len(os.Args) == 4 && os.Args[1] == "pull" { // a process of chapter "pull"
+		if err := pullAlone(os.Args[2], os.Args[3]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
@@ -91,4 +98,5 @@ var chapters = []chapter{
 	{"busy", busy},
 	{"swarm", swarm},
 	{"spread", spread},
+	{"pull", pulls},
 }
