@@ -40,7 +40,8 @@ func containerSpec(pod *corev1.Pod, c *corev1.Container, img image.Config, at pl
 	if len(spec.Args) == 0 {
 		return spec, errors.New("nothing to run: neither the container nor its image names a command")
 	}
-	spec.Resources = resources(pod, c)
+	spec.Resources = resources(pod, c, at.machine.MemoryBytes)
+	spec.Sysctls = sysctlsOf(pod)
 	if o := ownerOf(pod); o.Group > 0 {
 		spec.Groups = append(spec.Groups, uint32(o.Group)) //nolint:gosec // validated to fit when the Pod was accepted
 	}
@@ -57,7 +58,7 @@ func sandboxOf(pod *corev1.Pod) container.Sandbox {
 	}
 	return container.Sandbox{
 		Pod: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name,
-		Hostname: host, HostNetwork: pod.Spec.HostNetwork,
+		Hostname: host, HostNetwork: pod.Spec.HostNetwork, Hosts: hostsOf(pod),
 	}
 }
 
@@ -188,7 +189,37 @@ func (v *variables) expandAll(list []string) []string {
 	return out
 }
 
-func resources(pod *corev1.Pod, c *corev1.Container) container.Resources {
+// sysctlsOf are the kernel's settings that a Pod asks for.
+func sysctlsOf(pod *corev1.Pod) map[string]string {
+	if pod.Spec.SecurityContext == nil || len(pod.Spec.SecurityContext.Sysctls) == 0 {
+		return nil
+	}
+	out := map[string]string{}
+	for _, s := range pod.Spec.SecurityContext.Sysctls {
+		out[strings.ReplaceAll(s.Name, "/", ".")] = s.Value
+	}
+	return out
+}
+
+// hostsOf are the lines of /etc/hosts that a Pod asks for.
+func hostsOf(pod *corev1.Pod) string {
+	var out strings.Builder
+	for _, a := range pod.Spec.HostAliases {
+		out.WriteString(a.IP + "\t" + strings.Join(a.Hostnames, " ") + "\n")
+	}
+	return out.String()
+}
+
+// oomBurstable is Kubernetes' formula: the more of the machine's memory a container
+// has asked for, the later it is killed when the machine runs out.
+func oomBurstable(request, memory int64) int {
+	if memory <= 0 {
+		return 500
+	}
+	return int(min(max(1000-1000*request/memory, 1000+oomGuaranteed), oomBestEffort-1))
+}
+
+func resources(pod *corev1.Pod, c *corev1.Container, memory int64) container.Resources {
 	limits, requests := c.Resources.Limits, c.Resources.Requests
 	r := container.Resources{
 		CPUMilli:    limits.Cpu().MilliValue(),
@@ -199,10 +230,10 @@ func resources(pod *corev1.Pod, c *corev1.Container) container.Resources {
 	switch {
 	case guaranteed(pod):
 		r.OOMScoreAdj = oomGuaranteed
-	case requests.Memory().IsZero() && limits.Memory().IsZero():
+	case qos(pod) == corev1.PodQOSBestEffort:
 		r.OOMScoreAdj = oomBestEffort
 	default:
-		r.OOMScoreAdj = 500
+		r.OOMScoreAdj = oomBurstable(requests.Memory().Value(), memory)
 	}
 	return r
 }

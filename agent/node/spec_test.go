@@ -143,13 +143,13 @@ func TestResourcesBecomeLimitsAndOOMOrder(t *testing.T) {
 		"none: dies first":      {want: container.Resources{PIDs: defaultPIDs, OOMScoreAdj: oomBestEffort}, class: corev1.PodQOSBestEffort},
 		"limits alone":          {requests: list("", "64Mi"), limits: list("500m", "64Mi"), want: container.Resources{CPUMilli: 500, MemoryBytes: 64 << 20, PIDs: defaultPIDs, OOMScoreAdj: 500}, class: corev1.PodQOSBurstable},
 		"guaranteed: dies last": {requests: list("1", "1Gi"), limits: list("1", "1Gi"), want: container.Resources{CPUMilli: 1000, CPUShares: 1000, MemoryBytes: 1 << 30, PIDs: defaultPIDs, OOMScoreAdj: oomGuaranteed}, class: corev1.PodQOSGuaranteed},
-		"a request is a weight": {requests: list("250m", ""), want: container.Resources{CPUShares: 250, PIDs: defaultPIDs, OOMScoreAdj: oomBestEffort}, class: corev1.PodQOSBurstable},
+		"a request is a weight": {requests: list("250m", ""), want: container.Resources{CPUShares: 250, PIDs: defaultPIDs, OOMScoreAdj: 999}, class: corev1.PodQOSBurstable},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			c := corev1.Container{Name: "c", Resources: corev1.ResourceRequirements{Requests: tt.requests, Limits: tt.limits}}
 			pod := podWith(c)
-			if diff := cmp.Diff(tt.want, resources(pod, &c)); diff != "" {
+			if diff := cmp.Diff(tt.want, resources(pod, &c, 128<<20)); diff != "" {
 				t.Errorf("resources (-want +got):\n%s", diff)
 			}
 			if got := qos(pod); got != tt.class {

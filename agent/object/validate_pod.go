@@ -2,6 +2,7 @@ package object
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -41,7 +42,9 @@ func (p *problems) pod(s *corev1.PodSpec, path string) {
 	}
 	if s.SecurityContext != nil {
 		p.podSecurity(s.SecurityContext, path+".securityContext")
+		p.sysctls(s, path+".securityContext.sysctls")
 	}
+	p.hostAliases(s.HostAliases, path+".hostAliases")
 	if d := s.ActiveDeadlineSeconds; d != nil {
 		p.between(path+".activeDeadlineSeconds", *d, 1, maxGrace)
 	}
@@ -255,6 +258,55 @@ func (p *problems) podSecurity(s *corev1.PodSecurityContext, path string) {
 		p.between(indexed(path+".supplementalGroups", i), g, 0, maxID)
 	}
 	p.seccomp(s.SeccompProfile, path+".seccompProfile")
+}
+
+// sysctls are the kernel's settings that belong to a Pod's own namespaces and can
+// harm nobody else: those that Kubernetes calls safe.
+var sysctls = []string{
+	"kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.ip_local_reserved_ports", "net.ipv4.ip_unprivileged_port_start",
+	"net.ipv4.ping_group_range", "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl", "net.ipv4.tcp_keepalive_probes",
+	"net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_rmem", "net.ipv4.tcp_syncookies", "net.ipv4.tcp_wmem",
+}
+
+// SafeSysctls lists the kernel's settings that a Pod may make.
+func SafeSysctls() []string { return slices.Clone(sysctls) }
+
+func (p *problems) sysctls(s *corev1.PodSpec, path string) {
+	seen := map[string]bool{}
+	for i, ctl := range s.SecurityContext.Sysctls {
+		at := indexed(path, i)
+		name := strings.ReplaceAll(ctl.Name, "/", ".")
+		switch {
+		case !slices.Contains(sysctls, name):
+			p.hint(at+".name", "a Pod may set "+strings.Join(sysctls, ", "), "%q is no setting of a Pod's own", clip(ctl.Name))
+		case seen[name]:
+			p.add(at+".name", "%q is set twice", clip(ctl.Name))
+		case s.HostNetwork && strings.HasPrefix(name, "net."):
+			p.add(at+".name", "%q would be its node's, as hostNetwork is set", clip(ctl.Name))
+		}
+		seen[name] = true
+		if ctl.Value == "" || len(ctl.Value) > 256 || strings.ContainsAny(ctl.Value, "\n\x00") {
+			p.add(at+".value", "%q: want one line of at most 256 characters", clip(ctl.Value))
+		}
+	}
+}
+
+const maxAliases = 256
+
+func (p *problems) hostAliases(list []corev1.HostAlias, path string) {
+	if len(list) > maxAliases {
+		p.add(path, "more than %d", maxAliases)
+		return
+	}
+	for i, a := range list {
+		at := indexed(path, i)
+		if _, err := netip.ParseAddr(a.IP); err != nil || strings.Contains(a.IP, "%") {
+			p.add(at+".ip", "%q is no address", clip(a.IP))
+		}
+		for j, name := range a.Hostnames {
+			p.each(indexed(at+".hostnames", j), name, validation.IsDNS1123Subdomain(name))
+		}
+	}
 }
 
 func (p *problems) ids(user, group *int64, path string) {

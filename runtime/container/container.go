@@ -32,7 +32,8 @@ type Sandbox struct {
 	Namespace   string // of the Pod, for people who look at this machine
 	Name        string // of the Pod
 	Hostname    string
-	HostNetwork bool // share the machine's network; IPC and hostname stay the Pod's own
+	HostNetwork bool   // share the machine's network; IPC and hostname stay the Pod's own
+	Hosts       string `json:",omitempty"` // more lines of /etc/hosts, each ended by a newline
 }
 
 // A Spec is one container to run. Nothing in it is interpreted any further than
@@ -49,6 +50,7 @@ type Spec struct {
 	Mounts    []Mount  // into the container
 	Resources Resources
 	Security  Security
+	Sysctls   map[string]string // the kernel's settings in the Pod's namespaces, by name with dots
 	Labels    map[string]string // kept with the container, returned by List
 	Stdin     bool              // keep an input open that Attach can write to
 	StdinOnce bool              // close it once the first who attached has no more

@@ -89,6 +89,12 @@ func TestWhatIsAskedForIsGiven(t *testing.T) {
 				c.Mounts = []container.Mount{{Type: "bind", Source: filepath.Join(world, "image/etc/group"), Target: "/etc/hostname", Options: []string{"bind", "ro"}}}
 			}, want: "root:x:0:\nredis:x:998:\nlog:x:44:redis",
 		},
+		"settings of the kernel": {
+			words: []string{"read", "/proc/sys/net/ipv4/ip_unprivileged_port_start", ";", "read", "/proc/sys/kernel/shm_rmid_forced"},
+			ask: func(c *container.Spec) {
+				c.Sysctls = map[string]string{"net.ipv4.ip_unprivileged_port_start": "80", "kernel.shm_rmid_forced": "1"}
+			}, want: "80\n1",
+		},
 		"names of the Pod": {words: []string{"read", "/etc/hostname", ";", "hostname"}, ask: func(*container.Spec) {}, want: "host-pod\nhost-pod"},
 		"privileges": {
 			words: []string{"status", "Seccomp", ";", "status", "NoNewPrivs", ";", "write", "/proc/sys/kernel/printk_ratelimit"},

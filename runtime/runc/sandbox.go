@@ -91,6 +91,7 @@ func (d *Driver) shareFiles(s container.Sandbox) error {
 			files[name] = string(text)
 		}
 	}
+	files["hosts"] += s.Hosts
 	for name, text := range files {
 		path := filepath.Join(dir, name)
 		if have, err := os.ReadFile(path); err == nil && string(have) == text {

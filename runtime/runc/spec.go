@@ -50,6 +50,7 @@ func makeSpec(c container.Spec, f frame) *specs.Spec {
 			Namespaces:  makeNamespaces(f),
 			Devices:     f.Devices,
 			Seccomp:     f.Seccomp,
+			Sysctl:      c.Sysctls,
 		},
 	}
 	if !c.Security.Privileged {
@@ -191,8 +192,9 @@ func checkSpec(s *specs.Spec, c container.Spec, own []string, places []string) e
 		return fmt.Errorf("working directory %q is in /proc", p.Cwd)
 	case s.Hooks != nil:
 		return fmt.Errorf("hooks are not allowed")
-	case len(s.Linux.Sysctl) > 0:
-		return fmt.Errorf("sysctls are not allowed")
+	}
+	if err := checkSysctls(s.Linux.Sysctl, c.Sandbox.HostNetwork); err != nil {
+		return err
 	}
 	if err := checkNamespaces(s, c.Sandbox.HostNetwork, places); err != nil {
 		return err
@@ -204,6 +206,30 @@ func checkSpec(s *specs.Spec, c container.Spec, own []string, places []string) e
 		return nil
 	}
 	return checkConfined(s, c.Security, own)
+}
+
+// safeSysctls belong to the Pod's own namespaces, and can harm nobody else.
+var safeSysctls = []string{
+	"kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.ip_local_reserved_ports", "net.ipv4.ip_unprivileged_port_start",
+	"net.ipv4.ping_group_range", "net.ipv4.tcp_fin_timeout", "net.ipv4.tcp_keepalive_intvl", "net.ipv4.tcp_keepalive_probes",
+	"net.ipv4.tcp_keepalive_time", "net.ipv4.tcp_rmem", "net.ipv4.tcp_syncookies", "net.ipv4.tcp_wmem",
+}
+
+// SafeSysctls lists the settings that a Spec may have.
+func SafeSysctls() []string { return slices.Clone(safeSysctls) }
+
+func checkSysctls(set map[string]string, hostNetwork bool) error {
+	for name, value := range set {
+		switch {
+		case !slices.Contains(safeSysctls, name):
+			return fmt.Errorf("sysctl %q is not allowed", name)
+		case hostNetwork && strings.HasPrefix(name, "net."):
+			return fmt.Errorf("sysctl %q would be the machine's", name)
+		case strings.ContainsAny(value, "\n\x00"):
+			return fmt.Errorf("sysctl %q: %q is no value", name, value)
+		}
+	}
+	return nil
 }
 
 func checkNamespaces(s *specs.Spec, hostNetwork bool, places []string) error {

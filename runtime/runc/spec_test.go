@@ -123,7 +123,8 @@ func TestCheckSpecRefuses(t *testing.T) {
 		"a mount over /proc/sys":        {func(s *specs.Spec) { s.Mounts = append(s.Mounts, specs.Mount{Destination: "/proc/sys", Type: "tmpfs"}) }, "/proc"},
 		"a mount over the root":         {func(s *specs.Spec) { s.Mounts = append(s.Mounts, specs.Mount{Destination: "/", Type: "tmpfs"}) }, "mount at"},
 		"hooks":                         {func(s *specs.Spec) { s.Hooks = &specs.Hooks{} }, "hooks"},
-		"sysctls":                       {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.x": "1"} }, "sysctls"},
+		"sysctls of the machine":        {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.core_pattern": "|/x"} }, "sysctl"},
+		"sysctls with more lines":       {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net.ipv4.tcp_syncookies": "0\n1"} }, "sysctl"},
 		"a working directory in /proc":  {func(s *specs.Spec) { s.Process.Cwd = "/proc/self/fd/7" }, "/proc"},
 		"a working directory with dots": {func(s *specs.Spec) { s.Process.Cwd = "/srv/../../x" }, "clean"},
 	}
