@@ -3,6 +3,7 @@
 package labtest
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"log"
@@ -26,6 +27,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
+	corev1 "k8s.io/api/core/v1"
 )
 
 // A counter is a registry on this machine's loopback that counts what it gives.
@@ -206,8 +208,16 @@ func TestWhoFetchesLosesPower(t *testing.T) {
 	})
 	l.lab("kill", fetching)
 	l.await(2*time.Minute, "all replicas on the machines that are left", func() string {
+		var list corev1.PodList
+		got := l.try("get", "pods", "-l", "app=big", "-o", "json")
+		if got.code != 0 {
+			return got.err // it may have led
+		}
+		if err := json.Unmarshal([]byte(got.out), &list); err != nil {
+			return err.Error()
+		}
 		ready := 0
-		for _, p := range l.pods("app=big") {
+		for _, p := range list.Items {
 			if p.Spec.NodeName != fetching && p.Status.Phase == "Running" {
 				ready++
 			}
