@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/skein-dev/skein/agent/gossip"
+	"github.com/skein-dev/skein/agent/object"
 	"github.com/skein-dev/skein/consensus"
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
 )
@@ -305,19 +306,28 @@ const doubtEvery = 2 * time.Second
 // copy, or another's, for want of a leader. Its list of members may be so old that
 // it refuses the leader, or has a vote in it that was taken meanwhile; or its disk
 // has made it leave raft, and the others have elected since. While there is a
-// leader it asks that one now and then who votes.
+// leader it asks that one now and then who votes, and often as long as there are
+// fewer voters than there will be: they are about to come.
 func (a *Agent) ownDoubts(ctx context.Context) error {
-	again := time.NewTicker(doubtEvery)
+	again := time.NewTimer(doubtEvery)
 	defer again.Stop()
 	asked := time.Now()
 	for {
+		told := a.compass.leaderChanged()
+		few := a.leader() != "" && a.fewVoters()
+		again.Reset(doubtEvery)
+		if few {
+			again.Reset(fewEvery)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-told:
+			continue
 		case <-again.C:
 		}
 		if leader := a.leader(); leader != "" {
-			if time.Since(asked) >= votersEvery {
+			if few || time.Since(asked) >= votersEvery {
 				a.hearVoters(ctx, leader)
 				asked = time.Now()
 			}
@@ -327,6 +337,28 @@ func (a *Agent) ownDoubts(ctx context.Context) error {
 			a.replica.Reconnect()
 		}
 	}
+}
+
+// fewEvery is how often a node asks who votes that knows of too few.
+const fewEvery = 250 * time.Millisecond
+
+// fewVoters tells whether this node, which takes no part in raft, knows of fewer
+// voters than a cluster of this size keeps.
+func (a *Agent) fewVoters() bool {
+	if in, _ := a.member(); in {
+		return false
+	}
+	if !a.replica.Synced() {
+		return true // how many there are is not known yet
+	}
+	want := 1
+	switch nodes := len(a.replica.Store().List(object.KindNode, "", "")); {
+	case nodes >= 7:
+		want = 5
+	case nodes >= 3:
+		want = 3
+	}
+	return len(a.compass.names()) < want
 }
 
 // hearVoters asks the leader who votes, on a node that takes no part in raft. No

@@ -224,6 +224,21 @@ func TestWhoDoesNotVoteOutlivesTheVoterByWhichItJoined(t *testing.T) {
 	})
 }
 
+// The first machine of a new cluster is lost as soon as others vote, of which those
+// that do not vote hear at once.
+func TestWhoDoesNotVoteOutlivesTheFirstMachineOfAYoungCluster(t *testing.T) {
+	inCluster(t, 5, func(c *Cluster) {
+		if !c.eventually(time.Minute, "three vote", c.settled) {
+			return
+		}
+		c.pass(500 * time.Millisecond)
+		c.PowerOff(c.machines[0])
+		for _, m := range c.machines[1:] {
+			c.eventually(20*time.Second, m.Name+" is served", func() string { return c.serves(m) })
+		}
+	})
+}
+
 // A machine that takes no part in raft holds no tokens, and told whoever wanted to
 // join by it that theirs was unknown.
 func TestAMachineJoinsByOneThatDoesNotVote(t *testing.T) {
