@@ -10,8 +10,10 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -82,8 +84,36 @@ func TestAnOldDockerSaveIsImportedUnderAllItsTags(t *testing.T) {
 	}
 	list, err := s.List(t.Context())
 	must(t, err)
-	if diff := cmp.Diff([]Image{{References: []string{"web:1", "web:latest"}, Digest: got[0].Digest, Size: got[0].Size}}, list); diff != "" {
+	if diff := cmp.Diff([]Image{{References: []string{"web:1", "web:latest"}, Digest: got[0].Digest, Size: got[0].Size}}, list, cmpopts.IgnoreFields(Image{}, "Used")); diff != "" {
 		t.Errorf("list (-want +got):\n%s", diff)
+	}
+}
+
+func TestWhenAnImageWasUsedIsKeptToTheHour(t *testing.T) {
+	s := open(t, t.TempDir())
+	archive, _ := simple(t, "web:1", hello(t))
+	load(t, s, archive)
+	when := func() time.Time {
+		list, err := s.List(t.Context())
+		must(t, err)
+		return list[0].Used
+	}
+	began := when()
+	if since := time.Since(began); since < 0 || since > time.Minute {
+		t.Errorf("a new image was used %v ago", since)
+	}
+	must(t, s.Use(t.Context(), "web:1", began.Add(30*time.Minute)))
+	if got := when(); !got.Equal(began) {
+		t.Errorf("used %v later, half an hour is not worth a write", got.Sub(began))
+	}
+	for _, later := range []time.Duration{2 * time.Hour, 90 * time.Minute} { // also by a clock that was set back
+		must(t, s.Use(t.Context(), "docker.io/library/web:1", began.Add(later)))
+		if got := when(); !got.Equal(began.Add(later)) {
+			t.Errorf("used %v later, want %v", got.Sub(began), later)
+		}
+	}
+	if err := s.Use(t.Context(), "nobody:1", began); !errors.Is(err, ErrNotFound) {
+		t.Errorf("a name that is not here: error %v, want %v", err, ErrNotFound)
 	}
 }
 
