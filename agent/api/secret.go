@@ -99,8 +99,8 @@ func (s *Server) policyChange(ctx context.Context, obj object.Object, before *st
 // policyAllows refuses what the namespace of a Pod does not allow. The node looks
 // again at what it is about to run.
 func (s *Server) policyAllows(obj object.Object, others []object.Manifest) error {
-	wants, path := object.Wants(obj)
-	if wants == "" {
+	wants := object.Wants(obj)
+	if len(wants) == 0 {
 		return nil
 	}
 	key := state.Key{Kind: object.KindNamespace, Name: obj.GetNamespace()}
@@ -116,12 +116,14 @@ func (s *Server) policyAllows(obj object.Object, others []object.Manifest) error
 			ns = given
 		}
 	}
-	if object.Allows(ns, wants) {
-		return nil
+	for _, w := range wants {
+		if !object.Allows(ns, w.Policy) {
+			return refuse(connect.CodePermissionDenied, exitDenied,
+				fmt.Sprintf("an administrator allows it by the annotation %s: %s on the namespace", w.Policy, object.PolicyAllow),
+				"%s of %s: the namespace %q does not allow it; nothing was changed", w.Path, object.KeyOf(obj), obj.GetNamespace())
+		}
 	}
-	return refuse(connect.CodePermissionDenied, exitDenied,
-		fmt.Sprintf("an administrator allows it by the annotation %s: %s on the namespace", wants, object.PolicyAllow),
-		"%s of %s: the namespace %q does not allow it; nothing was changed", path, object.KeyOf(obj), obj.GetNamespace())
+	return nil
 }
 
 // readable returns rows as a document shows them: Secrets with their values, to

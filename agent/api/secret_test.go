@@ -160,6 +160,31 @@ func TestPoliciesAreAdministrators(t *testing.T) {
 	refused(t, err, connect.CodePermissionDenied, exitDenied)
 }
 
+func TestNamespacesAllowWhatCouldHarmTheirMachines(t *testing.T) {
+	w := newWorld(t)
+	pod := func(ns, spec string) string {
+		return "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: " + ns + "}\nspec:\n  containers:\n  - name: c\n    image: web:1\n" + spec
+	}
+	const privileged = "    securityContext: {privileged: true}\n"
+	const both = privileged + "  volumes: [{name: v, hostPath: {path: /etc}}]\n"
+	if _, err := w.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: ops, annotations: {skein.dev/privileged: allow}}\n"); err != nil {
+		t.Fatal(err)
+	}
+	for what, tt := range map[string]struct{ manifest, want string }{
+		"elsewhere":          {pod("default", privileged), "spec.containers[0].securityContext.privileged"},
+		"one of two":         {pod("ops", both), "spec.volumes[0].hostPath"},
+		"a contradiction":    {pod("ops", "    securityContext: {privileged: true, allowPrivilegeEscalation: false}\n"), "cannot be false"},
+		"as init containers": {pod("default", "") + "  initContainers: [{name: i, image: \"web:1\", securityContext: {privileged: true}}]\n", "spec.initContainers[0].securityContext.privileged"},
+	} {
+		if _, err := w.apply(tt.manifest); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: got %v, want it refused for %s", what, err, tt.want)
+		}
+	}
+	if _, err := w.apply(pod("ops", privileged)); err != nil {
+		t.Errorf("where it is allowed: %v", err)
+	}
+}
+
 func TestNewKindsWaitForTheLastOldBuild(t *testing.T) {
 	w := newWorld(t)
 	format := uint32(1)

@@ -279,6 +279,7 @@ func applySecurity(spec *container.Spec, pod *corev1.Pod, c *corev1.Container) e
 			spec.Groups = append(spec.Groups, uint32(g)) //nolint:gosec // validated to fit when the Pod was accepted
 		}
 	}
+	spec.Security.Privileged = isTrue(sc.Privileged)
 	spec.Security.ReadOnlyRoot = isTrue(sc.ReadOnlyRootFilesystem)
 	spec.Security.AllowPrivilegeEscalation = isTrue(sc.AllowPrivilegeEscalation)
 	if sc.Capabilities != nil {

@@ -254,3 +254,34 @@ func TestTheEnvironmentTakesValuesOfSources(t *testing.T) {
 		}
 	}
 }
+
+// A privileged container needs its namespace's word on the node, too.
+func TestPrivilegesAreAskedForOnTheNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var seen container.Spec
+		w := newWorld(t, func(spec container.Spec) containertest.Process {
+			mu.Lock()
+			defer mu.Unlock()
+			seen = spec
+			return containertest.Process{Runs: containertest.Forever}
+		})
+		defer w.run()()
+		yes := true
+		w.putObject(newPod("a", func(p *corev1.Pod) {
+			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Privileged: &yes}
+		}))
+		w.tell()
+		pass(time.Minute)
+		if s := w.get("a").Status.ContainerStatuses[0].State.Waiting; s == nil || s.Reason != reasonConfig || !strings.Contains(s.Message, object.AnnotationPrivileged) {
+			t.Errorf("without the policy: %+v", s)
+		}
+		w.tell(&skeinv1.SourcesResponse{Policy: &skeinv1.NamespacePolicy{Namespace: "default", Allows: []string{object.AnnotationPrivileged}}})
+		pass(time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
+		if len(w.running("a")) != 1 || !seen.Security.Privileged {
+			t.Errorf("with it: %d run, of %+v", len(w.running("a")), seen.Security)
+		}
+	})
+}

@@ -14,6 +14,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/skein-dev/skein/agent/object"
 	"github.com/skein-dev/skein/runtime/container"
 )
 
@@ -565,6 +566,9 @@ func (w *worker) startOnce(ctx context.Context, pod *corev1.Pod, c *corev1.Conta
 	spec, err := containerSpec(pod, c, img, w.place())
 	if err != nil {
 		return reasonConfig, err
+	}
+	if spec.Security.Privileged && !w.node.sources.allows(pod.Namespace, object.AnnotationPrivileged) {
+		return reasonConfig, fmt.Errorf("the namespace %q does not allow securityContext.privileged (annotation %s)", pod.Namespace, object.AnnotationPrivileged)
 	}
 	spec.StopSignal = stopSignal(c, img)
 	spec.ID = container.ID{Pod: string(w.uid), Name: c.Name, Attempt: s.attempt}

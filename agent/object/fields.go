@@ -143,7 +143,7 @@ var containerRules = append([]rule{
 	takes("lifecycle.stopSignal"),
 	only("terminationMessagePath", []string{"/dev/termination-log"}, "the last lines of output are kept"),
 	only("terminationMessagePolicy", []string{"File"}, "the last lines of output are kept"),
-	only("securityContext.privileged", []string{"false"}, "add the capabilities that are needed"),
+	takes("securityContext.privileged"),
 	only("securityContext.procMount", []string{"Default"}, "parts of /proc stay masked"),
 	later("set the type to RuntimeDefault", "securityContext.seccompProfile.localhostProfile"),
 	later("seccompProfile and capabilities confine the container", "securityContext.appArmorProfile.type", "securityContext.appArmorProfile.localhostProfile"),

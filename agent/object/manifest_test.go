@@ -244,7 +244,6 @@ func TestManifestErrors(t *testing.T) {
 		{"exec: {command: [cat, /tmp/alive]}", "exec: {command: [a]}\n          successThreshold: 2"},
 		{"periodSeconds: 2", "periodSeconds: -2"},
 		{"runAsNonRoot: true", "runAsNonRoot: yes"},
-		{"runAsNonRoot: true", "privileged: true"},
 		{"runAsNonRoot: true", "seccompProfile: {type: Localhost}"},
 		{"NET_BIND_SERVICE", "CAP_NET_ADMIN"},
 		{"replicas: 3", "strategy: {rollingUpdate: {maxSurge: 0, maxUnavailable: 0%}}"},

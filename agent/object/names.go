@@ -34,7 +34,9 @@ const (
 	// On a Namespace: "allow" lets its Pods mount folders of their machine. Who may
 	// make namespaces may not set it: it takes an administrator.
 	AnnotationHostPath = "skein.dev/host-path"
-	annotationPrefix   = "skein.dev/"
+	// On a Namespace: "allow" lets its containers be privileged, by the same rule.
+	AnnotationPrivileged = "skein.dev/privileged"
+	annotationPrefix     = "skein.dev/"
 )
 
 // Reasons of a Node's condition Ready.

@@ -1,6 +1,8 @@
 package object
 
 import (
+	"slices"
+
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 )
@@ -10,7 +12,7 @@ const PolicyAllow = "allow"
 
 // policies are the annotations by which an administrator allows the Pods of a
 // namespace what could harm their machine.
-var policies = []string{AnnotationHostPath}
+var policies = []string{AnnotationHostPath, AnnotationPrivileged}
 
 func (p *problems) policies(ns *corev1.Namespace) {
 	for _, key := range policies {
@@ -43,19 +45,35 @@ func Allows(ns *corev1.Namespace, policy string) bool {
 	return ns != nil && ns.Annotations[policy] == PolicyAllow
 }
 
-// Wants names the policy that a Pod, or the template of a Deployment, needs its
-// namespace to allow, and the field that does; "" if none.
-func Wants(obj Object) (policy, path string) {
+// A Want is a field of a Pod that its namespace has to allow.
+type Want struct{ Policy, Path string }
+
+// Wants lists what a Pod, or the template of a Deployment, needs its namespace to
+// allow: each policy once, with the first field that does.
+func Wants(obj Object) []Want {
 	spec, path := podSpecOf(obj)
 	if spec == nil {
-		return "", ""
+		return nil
+	}
+	var out []Want
+	want := func(policy, path string) {
+		if !slices.ContainsFunc(out, func(w Want) bool { return w.Policy == policy }) {
+			out = append(out, Want{policy, path})
+		}
 	}
 	for i := range spec.Volumes {
 		if spec.Volumes[i].HostPath != nil {
-			return AnnotationHostPath, indexed(path+".volumes", i) + ".hostPath"
+			want(AnnotationHostPath, indexed(path+".volumes", i)+".hostPath")
 		}
 	}
-	return "", ""
+	for name, list := range map[string][]corev1.Container{".initContainers": spec.InitContainers, ".containers": spec.Containers} {
+		for i := range list {
+			if sc := list[i].SecurityContext; sc != nil && sc.Privileged != nil && *sc.Privileged {
+				want(AnnotationPrivileged, indexed(path+name, i)+".securityContext.privileged")
+			}
+		}
+	}
+	return out
 }
 
 func podSpecOf(obj Object) (*corev1.PodSpec, string) {

@@ -334,6 +334,9 @@ var capabilities = strings.Fields(`AUDIT_CONTROL AUDIT_READ AUDIT_WRITE BLOCK_SU
 func (p *problems) security(s *corev1.SecurityContext, path string) {
 	p.ids(s.RunAsUser, s.RunAsGroup, path)
 	p.seccomp(s.SeccompProfile, path+".seccompProfile")
+	if s.Privileged != nil && *s.Privileged && s.AllowPrivilegeEscalation != nil && !*s.AllowPrivilegeEscalation {
+		p.add(path+".allowPrivilegeEscalation", "cannot be false of a privileged container")
+	}
 	if s.Capabilities == nil {
 		return
 	}
