@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == unpackVerb {
 		os.Exit(UnpackMain(os.Args[2:]))
 	}
+	if len(os.Args) > 1 && os.Args[1] == fetchVerb {
+		os.Exit(fetchMain(os.Args[2:]))
+	}
 	os.Exit(m.Run())
 }
 
