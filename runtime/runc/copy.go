@@ -156,7 +156,9 @@ func (b *box) identify(req *transfer.Request) (_ *os.File, err error) {
 	return namespace, nil
 }
 
-// parseStatus reads whose a process is, of what /proc/PID/status says.
+// parseStatus reads whose a process is, of what /proc/PID/status says. A user other
+// than root keeps over its program's start what is ambient, and only that: before
+// that start runc has given it more.
 func parseStatus(text []byte, req *transfer.Request) error {
 	have := map[string][]string{}
 	for line := range strings.Lines(string(text)) {
@@ -172,6 +174,16 @@ func parseStatus(text []byte, req *transfer.Request) error {
 	req.GID, errs[1] = strconv.Atoi(have["Gid"][1])
 	req.Caps, errs[2] = strconv.ParseUint(have["CapEff"][0], 16, 64)
 	req.Caps &= keptCaps
+	if req.UID != 0 {
+		ambient := uint64(0)
+		if len(have["CapAmb"]) == 1 {
+			var err error
+			if ambient, err = strconv.ParseUint(have["CapAmb"][0], 16, 64); err != nil {
+				return err
+			}
+		}
+		req.Caps &= ambient
+	}
 	for _, text := range have["Groups"] {
 		n, err := strconv.Atoi(text)
 		if err != nil {
