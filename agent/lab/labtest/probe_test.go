@@ -127,5 +127,5 @@ func TestRunGivesUpOnWhatNeverGetsReadyAndSaysWhy(t *testing.T) {
 	}
 	contains(l, "why", got.err, "500", "not well", "hint:")
 	l.awaitReady(time.Second, pod, false)
-	l.refused(3, "no machine of this cluster has image", "run", "ghost", "--image", "nobody/has:this", "--timeout", "3s")
+	l.refused(3, "connection refused", "run", "ghost", "--image", "localhost:1/nobody/has:this", "--timeout", "3s")
 }
