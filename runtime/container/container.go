@@ -4,12 +4,15 @@
 package container
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"time"
+	"unicode"
 )
 
 // ErrNotFound says that this machine has no such container or sandbox.
@@ -58,7 +61,10 @@ type Spec struct {
 	// StopSignal is what Stop sends first: "SIGQUIT", "QUIT" or "3". Empty, or one
 	// that this machine's kernel does not have: SIGTERM.
 	StopSignal string
-	LogLimit   int64 // bytes kept on disk for this container's output; 0: 10 MiB in two files
+	// MessagePath is a file in the container that it may leave a last message in,
+	// for its Status. Empty: none.
+	MessagePath string
+	LogLimit    int64 // bytes kept on disk for this container's output; 0: 10 MiB in two files
 }
 
 // A Mount is as mount(2) understands it. Target is empty for a root file system.
@@ -111,7 +117,23 @@ type Status struct {
 	Signal    int
 	OOMKilled bool
 	LeaseLost bool // killed because its Pod's lease had run out
-	Labels    map[string]string
+	// Stale says that its sandbox is no more: the machine was started anew since.
+	// What a stale container has done for the others of its Pod may be lost.
+	Stale   bool
+	Message string // the end of what it left at its MessagePath: at most MaxMessage bytes, valid UTF-8
+	Labels  map[string]string
+}
+
+// MaxMessage is how much of a container's last message is kept, in bytes, as in
+// Kubernetes.
+const MaxMessage = 4096
+
+// Clip gives the end of a text that a container wrote: at most so many bytes, as
+// UTF-8, without the zeros and white space around it.
+func Clip(text []byte, most int) string {
+	text = text[max(0, len(text)-most):]
+	text = bytes.TrimFunc(text, func(r rune) bool { return r == 0 || unicode.IsSpace(r) })
+	return strings.ToValidUTF8(string(text), "?")
 }
 
 // An ExecSpec is a program to run inside a running container.

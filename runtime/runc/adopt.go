@@ -70,9 +70,19 @@ func (d *Driver) adoptOne(id container.ID) (*box, error) {
 	}
 	var e exit
 	if err := readJSON(filepath.Join(d.boxDir(id), exitFile), &e); err == nil {
-		return &box{id: id, labels: spec.Labels, proc: p, exit: &e}, nil
+		return &box{id: id, labels: spec.Labels, proc: p, exit: &e, stale: d.stale(id, p)}, nil
 	}
-	return d.makeBox(id, spec.Labels, p)
+	b, err := d.makeBox(id, spec.Labels, p)
+	if b != nil {
+		b.stale = d.stale(id, p)
+	}
+	return b, err
+}
+
+// stale tells whether the sandbox that a container ran in is no more: the machine
+// was started anew since.
+func (d *Driver) stale(id container.ID, p process) bool {
+	return p.Boot != keeper.BootID() || p.Sandbox != "" && p.Sandbox != d.birth(id.Pod)
 }
 
 // launched says whether runc has let go the container's program. Before that
@@ -107,7 +117,7 @@ func (d *Driver) sweep(known map[string]bool) error {
 			continue
 		}
 		dir := filepath.Join(d.cfg.RunDir, "bundles", e.Name())
-		if err := unmountAll(filepath.Join(dir, "rootfs")); err != nil {
+		if err := errors.Join(unmountAll(filepath.Join(dir, "rootfs")), unmountAll(filepath.Join(dir, "message"))); err != nil {
 			return err
 		}
 		if err := os.RemoveAll(dir); err != nil {

@@ -51,6 +51,7 @@ func playRole(role string) {
 		for i, words := range strings.Split(os.Getenv("SKEIN_TEST_WORDS"), "|") {
 			id := container.ID{Pod: "pod", Name: fmt.Sprintf("c%d", i)}
 			spec := s.spec(id, strings.Fields(words)...)
+			spec.MessagePath = "/dev/termination-log"
 			if err := errors.Join(s.Prepare(ctx, container.Sandbox{Pod: "pod", Hostname: "h"}), s.Start(ctx, spec)); err != nil {
 				fmt.Println(err)
 				os.Exit(1)
@@ -204,7 +205,7 @@ func (s *scene) await(path string, ready func() bool) {
 // Whichever line of Start an agent is killed at, the next one is left with a
 // container that runs, or with none, and can start it.
 func TestAnAgentKilledInTheMiddleOfStart(t *testing.T) {
-	for _, at := range []string{"spec", "output", "root", "bundle", "run", "process"} {
+	for _, at := range []string{"spec", "output", "root", "message", "bundle", "run", "process"} {
 		t.Run(at, func(t *testing.T) {
 			s := newScene(t)
 			v := s.victim(t, "start", "sleep", at)
@@ -336,8 +337,8 @@ func TestContainersOfAnotherBootHaveEnded(t *testing.T) {
 	p.Boot = "another"
 	s.must(writeJSON(path, p, keeper.WriteAside))
 	s.open()
-	if got := s.status(id); got.State != container.Exited || got.ExitCode != -1 {
-		t.Errorf("%+v, want exited, exit code unknown", got)
+	if got := s.status(id); got.State != container.Exited || got.ExitCode != -1 || !got.Stale {
+		t.Errorf("%+v, want exited, exit code unknown, of a sandbox that is no more", got)
 	}
 	if got := s.status(id).FinishedAt; time.Since(got) > time.Minute {
 		t.Errorf("finished %v", got)

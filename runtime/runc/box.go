@@ -23,6 +23,7 @@ type box struct {
 	id     container.ID
 	labels map[string]string
 	proc   process
+	stale  bool // of a sandbox that is no more
 
 	mu    sync.Mutex
 	exit  *exit    // once it has ended
@@ -180,6 +181,7 @@ func (d *Driver) record(b *box) (known bool) {
 	if e.Code != 0 && d.groups.oomKills(d.cgroup(b.id)) > 0 {
 		e.OOMKilled = true
 	}
+	e.Message = d.message(b.id)
 	e.LeaseLost = !e.OOMKilled && d.leaseLost(b.id.Pod, e)
 	path := filepath.Join(d.boxDir(b.id), exitFile)
 	written := writeJSON(path, e, keeper.WriteSynced)

@@ -25,11 +25,11 @@ func (d *Driver) List(ctx context.Context) ([]container.Status, error) {
 }
 
 func (b *box) status() container.Status {
-	s := container.Status{ID: b.id, State: container.Running, PID: b.proc.PID, StartedAt: b.proc.Started, Labels: b.labels}
+	s := container.Status{ID: b.id, State: container.Running, PID: b.proc.PID, StartedAt: b.proc.Started, Stale: b.stale, Labels: b.labels}
 	if e := b.ended(); e != nil {
 		s.State, s.PID = container.Exited, 0
 		s.ExitCode, s.Signal, s.OOMKilled, s.FinishedAt = e.Code, e.Signal, e.OOMKilled, e.Finished
-		s.LeaseLost = e.LeaseLost
+		s.LeaseLost, s.Message = e.LeaseLost, e.Message
 	}
 	return s
 }

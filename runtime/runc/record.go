@@ -33,6 +33,7 @@ type process struct {
 	PID     int       `json:"pid"`
 	Start   uint64    `json:"start"` // ticks since boot
 	Boot    string    `json:"boot"`
+	Sandbox string    `json:"sandbox,omitempty"` // as birth named it
 	Started time.Time `json:"started"`
 }
 
@@ -46,6 +47,7 @@ type exit struct {
 	Signal    int       `json:"signal,omitempty"`
 	OOMKilled bool      `json:"oomKilled,omitempty"`
 	LeaseLost bool      `json:"leaseLost,omitempty"`
+	Message   string    `json:"message,omitempty"`
 	Finished  time.Time `json:"finished"`
 }
 

@@ -3,6 +3,7 @@ package runc
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -63,6 +64,19 @@ func (d *Driver) sandbox(pod string) (container.Sandbox, error) {
 	return s, err
 }
 
+// birthFile is beside what the containers of a Pod share: gone with the sandbox,
+// and another in the next.
+const birthFile = "birth"
+
+// birth names the present sandbox of a Pod, at random. Empty: it has none.
+func (d *Driver) birth(pod string) string {
+	text, err := os.ReadFile(filepath.Join(d.shared(pod), birthFile))
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}
+
 // shareFiles makes what the Pod's containers share besides namespaces: its
 // /dev/shm, and the files by which programs know names.
 func (d *Driver) shareFiles(s container.Sandbox) error {
@@ -70,6 +84,11 @@ func (d *Driver) shareFiles(s container.Sandbox) error {
 	shm := filepath.Join(dir, "shm")
 	if err := os.MkdirAll(shm, 0o711); err != nil {
 		return err
+	}
+	if d.birth(s.Pod) == "" {
+		if err := keeper.WriteAside(filepath.Join(dir, birthFile), []byte(rand.Text())); err != nil {
+			return err
+		}
 	}
 	var st unix.Statfs_t
 	if err := unix.Statfs(shm, &st); err != nil {

@@ -19,6 +19,7 @@ type frame struct {
 	Namespaces map[string]string // "network", "ipc", "uts": path; network is missing with the machine's own
 	Shm        string            // the Pod's /dev/shm on this machine
 	Files      map[string]string // of the Pod, by path in the container: hosts, hostname, resolv.conf
+	Message    string            // the file on this machine for the container's last message; empty: none
 	User       specs.User        // looked up in the image
 	Caps       []string          // after policy
 	Seccomp    *specs.LinuxSeccomp
@@ -128,6 +129,9 @@ func makeMounts(c container.Spec, f frame) []specs.Mount {
 	rest := make([]specs.Mount, 0, len(c.Mounts))
 	for _, m := range c.Mounts {
 		rest = append(rest, specs.Mount{Destination: path.Clean("/" + m.Target), Type: m.Type, Source: m.Source, Options: m.Options})
+	}
+	if at := path.Clean("/" + c.MessagePath); f.Message != "" && !wished[at] {
+		rest = append(rest, specs.Mount{Destination: at, Type: "bind", Source: f.Message, Options: []string{"bind", "rw", "nosuid", "nodev", "noexec"}})
 	}
 	// Outer before inner, else the outer one would hide what it holds.
 	slices.SortStableFunc(rest, func(a, b specs.Mount) int {

@@ -79,6 +79,12 @@ func (d *Driver) start(ctx context.Context, spec container.Spec) error {
 		return err
 	}
 	d.cfg.step("root")
+	if spec.MessagePath != "" {
+		if err := d.makeMessage(id); err != nil {
+			return fmt.Errorf("make the file for a last message: %w", err)
+		}
+	}
+	d.cfg.step("message")
 	oci, err := d.ociSpec(spec)
 	if err != nil {
 		return err
@@ -140,6 +146,9 @@ func (d *Driver) ociSpec(spec container.Spec) (*specs.Spec, error) {
 		Namespaces: map[string]string{"ipc": d.pins.Path(id.Pod, network.IPC), "uts": d.pins.Path(id.Pod, network.UTS)},
 		Unified:    d.host.unified, SwapLimit: d.host.swap, NoFile: d.host.noFile, OOMFloor: d.host.oomFloor,
 	}
+	if spec.MessagePath != "" {
+		f.Message = filepath.Join(d.messageDir(id), messageFile)
+	}
 	if !spec.Sandbox.HostNetwork {
 		f.Namespaces["network"] = d.pins.Path(id.Pod, network.Net)
 	}
@@ -184,7 +193,7 @@ func (d *Driver) found(id container.ID, labels map[string]string) (*box, error) 
 	if state.PID <= 0 || state.Start == 0 {
 		return nil, errors.New("runc started no process")
 	}
-	p := process{PID: state.PID, Start: state.Start, Boot: keeper.BootID(), Started: time.Now()}
+	p := process{PID: state.PID, Start: state.Start, Boot: keeper.BootID(), Sandbox: d.birth(id.Pod), Started: time.Now()}
 	if err := writeJSON(filepath.Join(d.boxDir(id), processFile), p, keeper.WriteAside); err != nil {
 		return nil, err
 	}

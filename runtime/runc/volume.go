@@ -17,12 +17,13 @@ import (
 )
 
 // checkSources is the last look at where the mounts of a container come from.
-// What is bound is the Pod's own: what its containers share, and its volumes.
+// What is bound is the Pod's own: what its containers share, its volumes, and the
+// file for the container's last message.
 // Folders of the machine are among those, mounted in a place of their own, and
 // need the word of the namespace's policy.
 func (d *Driver) checkSources(s *specs.Spec, c container.Spec) error {
 	own := slices.Clone(d.cfg.binds)
-	own = append(own, d.shared(c.ID.Pod))
+	own = append(own, d.shared(c.ID.Pod), d.messageDir(c.ID))
 	for _, dir := range d.cfg.Volumes {
 		own = append(own, filepath.Join(dir, c.ID.Pod))
 	}

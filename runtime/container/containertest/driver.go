@@ -31,6 +31,7 @@ type Process struct {
 	TermTime  time.Duration // from SIGTERM to its end, with exit code TermCode
 	TermCode  int
 	Output    []container.LogLine // written at once; Time is filled in
+	Message   string              // left at the MessagePath of its Spec, if that has one
 	Usage     container.Usage
 	// Dial answers connections to the container's Pod, or is nil: nobody
 	// listens. It serves its end of the pipe as it likes.
@@ -186,6 +187,9 @@ func (d *Driver) end(b *box, code int, oom bool) {
 	b.status.ExitCode, b.status.OOMKilled = code, oom
 	if code > 128 && code < 128+65 {
 		b.status.Signal = code - 128
+	}
+	if b.spec.MessagePath != "" {
+		b.status.Message = container.Clip([]byte(b.proc.Message), container.MaxMessage)
 	}
 	d.notify()
 }

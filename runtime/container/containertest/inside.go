@@ -30,6 +30,7 @@ func (d *Driver) Reboot() {
 	defer d.mu.Unlock()
 	for _, b := range d.boxes {
 		d.end(b, -1, false)
+		b.status.Stale = true
 	}
 }
 

@@ -28,6 +28,7 @@ import (
 //	sleep          says "sleeping", and ends on SIGTERM
 //	stubborn       says "stubborn", and ends on SIGKILL
 //	heed SIGNAL    says "heeding", and ends on that signal, not on SIGTERM
+//	leave PATH TEXT  writes the text to a file
 //	exit N         ends with exit code N
 func Words(spec container.Spec) Process {
 	p := Process{Exec: func(ctx context.Context, e container.ExecSpec) (int, error) { return execWords(ctx, spec, e) }}
@@ -53,6 +54,10 @@ func Words(spec container.Spec) Process {
 			return p
 		case "shout":
 			p.Output = append(p.Output, container.LogLine{Stderr: true, Text: []byte(text)})
+		case "leave":
+			if w[1] == spec.MessagePath {
+				p.Message = strings.Join(w[2:], " ")
+			}
 		default:
 			p.Output = append(p.Output, linesOf(spec, w)...)
 		}

@@ -34,6 +34,7 @@ func Suite(t *testing.T, open func(t *testing.T) Stage) {
 		"starts many at once":                                testParallel,
 		"stops politely, then not":                           testStop,
 		"stops by the signal that is asked for":              testStopSignal,
+		"tells what a container left to be told":             testMessage,
 		"removes containers, running ones too":               testRemove,
 		"removes a Pod with all that is in it":               testRemoveSandbox,
 		"tells whenever the list changes":                    testChanged,
@@ -278,6 +279,19 @@ func testStopSignal(p *play) {
 		p.must(p.Driver.Stop(p.ctx, id, time.Hour))
 		if s := p.exited(id); s.ExitCode != 0 || s.Signal != 0 {
 			p.t.Errorf("stopped by %s: %+v, want exit code 0", signal, s)
+		}
+	}
+}
+
+func testMessage(p *play) {
+	for words, want := range map[string]string{"leave /dev/termination-log it was me ; exit 3": "it was me", "exit 3": "", "leave /note hidden": ""} {
+		id := container.ID{Pod: "pod", Name: fmt.Sprintf("c%d", len(words))}
+		spec := p.spec(id, strings.Fields(words)...)
+		spec.MessagePath = "/dev/termination-log"
+		p.must(p.Driver.Prepare(p.ctx, sandbox(id.Pod)))
+		p.must(p.Driver.Start(p.ctx, spec))
+		if s := p.exited(id); s.Message != want || s.Stale {
+			p.t.Errorf("%s: %+v, want the message %q", words, s, want)
 		}
 	}
 }

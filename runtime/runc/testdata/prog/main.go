@@ -111,12 +111,12 @@ func do(word string, args []string) {
 		}
 		fmt.Println("ate", len(kept))
 	default:
-		look(word, arg, number)
+		look(word, strings.Join(args, " "), arg, number)
 	}
 }
 
 // look has the words that tell what a container sees.
-func look(word, arg string, number int) {
+func look(word, rest, arg string, number int) {
 	switch word {
 	case "hostname":
 		name, err := os.Hostname()
@@ -148,6 +148,22 @@ func look(word, arg string, number int) {
 			return
 		}
 		fmt.Println("wrote", arg)
+	case "leave": // a text in a file
+		path, text, _ := strings.Cut(rest, " ")
+		check(os.WriteFile(path, []byte(text), 0o644))
+	case "grow": // a file by so many KiB, and a last word
+		path, n, _ := strings.Cut(rest, " ")
+		kib, _ := strconv.Atoi(n)
+		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		check(err)
+		for range kib {
+			if _, err := f.Write(make([]byte, 1024)); err != nil {
+				fmt.Println(err)
+				return
+			}
+		}
+		_, err = f.WriteString("the last word")
+		check(err)
 	case "pwd":
 		dir, err := os.Getwd()
 		check(err)
