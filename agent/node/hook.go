@@ -99,18 +99,22 @@ const lastMoment = 2 * time.Second
 // stop signal for what is left of that.
 func (w *worker) end(ctx context.Context, pod *corev1.Pod, id container.ID, grace time.Duration) error {
 	by := time.Now().Add(grace)
-	if c := containerNamed(pod, id.Name); c != nil && grace > 0 && c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
+	_, said := w.parted.Load(id) // before its time was cut short
+	if c := containerNamed(pod, id.Name); c != nil && grace > 0 && !said && c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
 		t := target{driver: w.node.cfg.Driver, pod: pod, container: c, id: id}
 		hctx, cancel := context.WithDeadline(ctx, by)
 		err := t.runHook(hctx, c.Lifecycle.PreStop)
-		cut := hctx.Err() != nil && ctx.Err() == nil
+		cut := hctx.Err() != nil
 		cancel()
 		switch {
+		case ctx.Err() != nil:
+			return ctx.Err() // it was not told to end yet: whoever comes next begins anew
 		case cut:
 			w.event(pod, corev1.EventTypeWarning, "FailedPreStopHook", fmt.Sprintf("container %s: no end within the grace period of %s", c.Name, grace.Round(time.Second)))
-		case err != nil && ctx.Err() == nil && !errors.Is(err, container.ErrNotFound):
+		case err != nil && !errors.Is(err, container.ErrNotFound):
 			w.event(pod, corev1.EventTypeWarning, "FailedPreStopHook", "container "+c.Name+": "+err.Error())
 		}
+		w.parted.Store(id, true)
 		grace = max(time.Until(by), lastMoment)
 	}
 	return w.node.cfg.Driver.Stop(ctx, id, grace)

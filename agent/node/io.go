@@ -122,9 +122,9 @@ func (n *Node) runs(ctx context.Context, pod, name string, previous bool) ([]con
 }
 
 // report says the Pod's status as it is now.
-func (w *worker) report(pod *corev1.Pod, have []container.Status) {
+func (w *worker) report(ctx context.Context, pod *corev1.Pod, have []container.Status) {
 	v := view{
-		pod: pod, have: have, now: w.node.cfg.Now(),
+		pod: pod, have: have, words: w.lastWords(ctx, pod, have), now: w.node.cfg.Now(),
 		notes: map[string]*note{}, health: map[string]health{},
 		hostIP: w.node.cfg.Address.String(),
 	}

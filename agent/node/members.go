@@ -21,6 +21,7 @@ const (
 type member struct {
 	*corev1.Container
 	role role
+	once bool // is never run twice
 }
 
 // membersOf lists a Pod's containers in the order in which they start.
@@ -28,28 +29,59 @@ func membersOf(pod *corev1.Pod) []member {
 	out := make([]member, 0, len(pod.Spec.InitContainers)+len(pod.Spec.Containers))
 	for i := range pod.Spec.InitContainers {
 		c := &pod.Spec.InitContainers[i]
-		m := member{c, roleInit}
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+		m := member{Container: c, role: roleInit}
+		if staysBeside(c) {
 			m.role = roleSidecar
 		}
+		m.once = policyOf(pod, m) == corev1.RestartPolicyNever
 		out = append(out, m)
 	}
 	for i := range pod.Spec.Containers {
-		out = append(out, member{&pod.Spec.Containers[i], roleApp})
+		out = append(out, member{Container: &pod.Spec.Containers[i]})
 	}
 	return out
 }
 
-// policyOf is when a container is restarted: one that runs to its end until it has
-// done so well, where the Pod restarts anything at all.
-func policyOf(pod *corev1.Pod, r role) corev1.RestartPolicy {
+// policyOf is when a container is restarted: as it says itself, else as its Pod
+// does, save that one that runs to its end is not once it has done so well.
+func policyOf(pod *corev1.Pod, m member) corev1.RestartPolicy {
 	switch {
-	case r == roleSidecar:
+	case m.role == roleSidecar:
 		return corev1.RestartPolicyAlways
-	case r == roleInit && pod.Spec.RestartPolicy == corev1.RestartPolicyAlways:
+	case m.RestartPolicy != nil:
+		return corev1.RestartPolicy(*m.RestartPolicy)
+	case m.role == roleInit && pod.Spec.RestartPolicy == corev1.RestartPolicyAlways:
 		return corev1.RestartPolicyOnFailure
 	}
 	return pod.Spec.RestartPolicy
+}
+
+// restarts tells whether a container is to run again after that run of it.
+func restarts(pod *corev1.Pod, m member, last container.Status) bool {
+	policy := policyOf(pod, m)
+	if m.role == roleInit && last.Stale && last.ExitCode == 0 {
+		return policy != corev1.RestartPolicyNever // what it did may be gone with the sandbox
+	}
+	if slices.ContainsFunc(m.RestartPolicyRules, func(r corev1.ContainerRestartRule) bool { return r.ExitCodes != nil && endedSo(r.ExitCodes, last) }) {
+		return true
+	}
+	switch policy {
+	case corev1.RestartPolicyNever:
+		return false
+	case corev1.RestartPolicyOnFailure:
+		return last.ExitCode != 0
+	default:
+		return true
+	}
+}
+
+// endedSo tells whether a run ended as a rule for restarts says.
+func endedSo(codes *corev1.ContainerRestartRuleOnExitCodes, last container.Status) bool {
+	code := int32(last.ExitCode) //nolint:gosec // -1 … 255
+	if code < 0 {
+		code = unknownCode
+	}
+	return slices.Contains(codes.Values, code) == (codes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn)
 }
 
 // due tells how many of a Pod's members may run by now: those before the first that
@@ -57,23 +89,24 @@ func policyOf(pod *corev1.Pod, r role) corev1.RestartPolicy {
 // a sidecar is up.
 func due(members []member, have []container.Status, started func(name string) bool) int {
 	for _, m := range members {
-		if m.role == roleApp && len(attemptsOf(m.Name, have)) > 0 {
+		if attempts := attemptsOf(m.Name, have); m.role == roleApp && len(attempts) > 0 && !attempts[0].Stale {
 			return len(members) // that was once so, and does not begin anew when a sidecar fails
 		}
 	}
 	for i, m := range members {
 		switch {
-		case m.role == roleInit && !succeeded(m.Name, have), m.role == roleSidecar && !started(m.Name):
+		case m.role == roleInit && !m.succeeded(have), m.role == roleSidecar && !started(m.Name):
 			return i + 1
 		}
 	}
 	return len(members)
 }
 
-// succeeded tells whether a container has run to its end well.
-func succeeded(name string, have []container.Status) bool {
+// succeeded tells whether a container has run to its end well, and need not do so
+// again.
+func (m member) succeeded(have []container.Status) bool {
 	return slices.ContainsFunc(have, func(s container.Status) bool {
-		return s.ID.Name == name && s.State == container.Exited && s.ExitCode == 0
+		return s.ID.Name == m.Name && s.State == container.Exited && s.ExitCode == 0 && (!s.Stale || m.once)
 	})
 }
 
@@ -84,7 +117,7 @@ func waitsFor(members []member, have []container.Status, started func(name strin
 		return nil
 	}
 	for _, m := range members[n-1:] {
-		if m.role == roleInit && !succeeded(m.Name, have) || m.role == roleSidecar && !started(m.Name) {
+		if m.role == roleInit && !m.succeeded(have) || m.role == roleSidecar && !started(m.Name) {
 			names = append(names, m.Name)
 		}
 	}
@@ -94,12 +127,25 @@ func waitsFor(members []member, have []container.Status, started func(name strin
 // over tells whether a Pod's own containers have all ended for good.
 func over(pod *corev1.Pod, have []container.Status) bool {
 	for i := range pod.Spec.Containers {
-		attempts := attemptsOf(pod.Spec.Containers[i].Name, have)
-		if len(attempts) == 0 || attempts[0].State == container.Running || restarts(pod.Spec.RestartPolicy, attempts[0]) {
+		if !(member{Container: &pod.Spec.Containers[i]}).ended(pod, have) {
 			return false
 		}
 	}
 	return true
+}
+
+// ended tells whether a container has ended for good.
+func (m member) ended(pod *corev1.Pod, have []container.Status) bool {
+	attempts := attemptsOf(m.Name, have)
+	return len(attempts) > 0 && attempts[0].State == container.Exited && !restarts(pod, m, attempts[0])
+}
+
+// stuck tells whether what has to end well before others start has ended badly,
+// for good.
+func stuck(pod *corev1.Pod, have []container.Status) bool {
+	return slices.ContainsFunc(membersOf(pod), func(m member) bool {
+		return m.role == roleInit && m.ended(pod, have) && !m.succeeded(have)
+	})
 }
 
 // lapses orders containers for their end: those in one group stop side by side, the

@@ -6,8 +6,6 @@ import (
 	"strconv"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-
 	"github.com/skein-dev/skein/runtime/container"
 )
 
@@ -43,10 +41,11 @@ type step struct {
 	remove  []container.ID // attempts that nobody can ask for any more
 }
 
-// planContainer decides about one container. have holds its attempts, unhealthy
+// planContainer decides about one container. have holds its attempts, again tells
+// whether it is to run after one that has ended, unhealthy
 // says that its liveness or startup probe has given up on the newest one, ended is
 // when that ended by the clock of now.
-func planContainer(policy corev1.RestartPolicy, have []container.Status, unhealthy bool, ended, now time.Time) step {
+func planContainer(again func(container.Status) bool, have []container.Status, unhealthy bool, ended, now time.Time) step {
 	if len(have) == 0 {
 		return step{do: doStart}
 	}
@@ -63,7 +62,7 @@ func planContainer(policy corev1.RestartPolicy, have []container.Status, unhealt
 		}
 		return s
 	}
-	if !restarts(policy, last) {
+	if !again(last) {
 		return s
 	}
 	s.attempt++
@@ -71,7 +70,7 @@ func planContainer(policy corev1.RestartPolicy, have []container.Status, unhealt
 	if last.FinishedAt.Sub(last.StartedAt) >= backoffGood {
 		s.streak = 1
 	}
-	if last.LeaseLost {
+	if last.LeaseLost || last.Stale {
 		s.streak = 0 // not its own fault
 	}
 	s.do, s.at = doStart, ended.Add(backoff(s.streak))
@@ -79,17 +78,6 @@ func planContainer(policy corev1.RestartPolicy, have []container.Status, unhealt
 		s.do = doWait
 	}
 	return s
-}
-
-func restarts(policy corev1.RestartPolicy, last container.Status) bool {
-	switch policy {
-	case corev1.RestartPolicyNever:
-		return false
-	case corev1.RestartPolicyOnFailure:
-		return last.ExitCode != 0
-	default:
-		return true
-	}
 }
 
 // backoff is how long the n-th early end in a row waits for its restart.

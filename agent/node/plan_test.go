@@ -54,7 +54,9 @@ func TestPlanContainer(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			got := planContainer(tt.policy, tt.have, tt.unhealthy, t0, t0.Add(tt.after))
+			pod := &corev1.Pod{Spec: corev1.PodSpec{RestartPolicy: tt.policy, Containers: []corev1.Container{{Name: "c"}}}}
+			again := func(last container.Status) bool { return restarts(pod, membersOf(pod)[0], last) }
+			got := planContainer(again, tt.have, tt.unhealthy, t0, t0.Add(tt.after))
 			if diff := cmp.Diff(tt.want, got, cmp.AllowUnexported(step{})); diff != "" {
 				t.Errorf("planContainer (-want +got):\n%s", diff)
 			}

@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/skein-dev/skein/runtime/container"
 	"github.com/skein-dev/skein/runtime/image"
 )
 
@@ -56,6 +57,14 @@ type pull struct {
 // image returns the digest to run, or when to ask again. It never waits: the
 // worker is woken once the image is there.
 func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container) (digest string, again time.Time) {
+	if digest, again = w.fetched(ctx, pod, c); digest != "" {
+		delete(w.pulls, c.Name) // a restart asks again: the name may mean another image then
+	}
+	return digest, again
+}
+
+// fetched is image, save that it may be asked again for what it has returned.
+func (w *worker) fetched(ctx context.Context, pod *corev1.Pod, c *corev1.Container) (digest string, again time.Time) {
 	p := w.pulls[c.Name]
 	if p == nil {
 		return "", w.fetch(ctx, pod, c, 0, nil)
@@ -66,12 +75,27 @@ func (w *worker) image(ctx context.Context, pod *corev1.Pod, c *corev1.Container
 	case !p.done:
 		return "", time.Time{}
 	case p.err == nil:
-		delete(w.pulls, c.Name) // a restart asks again: the name may mean another image then
 		return p.digest, time.Time{}
 	case time.Now().Before(p.at) && !w.newKeys(pod, p):
 		return "", p.at
 	}
 	return "", w.fetch(ctx, pod, c, p.tries, p.note())
+}
+
+// fetchAhead brings the images of those that are not due yet, so that they need
+// not wait for them then. It returns when to try again.
+func (w *worker) fetchAhead(ctx context.Context, pod *corev1.Pod, later []member, have []container.Status) (again time.Time) {
+	for _, m := range later {
+		if len(attemptsOf(m.Name, have)) > 0 {
+			continue
+		}
+		_, at := w.fetched(ctx, pod, m.Container)
+		if w.pulls[m.Name] != nil {
+			delete(w.notes, m.Name) // it waits for others
+		}
+		again = earlier(again, at)
+	}
+	return again
 }
 
 // newKeys tells whether the Pod's credentials are others than those that an

@@ -234,8 +234,19 @@ func resources(pod *corev1.Pod, c *corev1.Container, memory int64) container.Res
 		r.OOMScoreAdj = oomBestEffort
 	default:
 		r.OOMScoreAdj = oomBurstable(requests.Memory().Value(), memory)
+		if staysBeside(c) { // it goes after those that it is for, as Kubernetes has it
+			for i := range pod.Spec.Containers {
+				r.OOMScoreAdj = min(r.OOMScoreAdj, oomBurstable(pod.Spec.Containers[i].Resources.Requests.Memory().Value(), memory))
+			}
+		}
 	}
 	return r
+}
+
+// staysBeside tells whether an init container is a sidecar. Of others it says that
+// they are where their own restartPolicy is Always.
+func staysBeside(c *corev1.Container) bool {
+	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 }
 
 // defaultPIDs bounds the processes of one container, so that a fork bomb stays
@@ -243,7 +254,7 @@ func resources(pod *corev1.Pod, c *corev1.Container, memory int64) container.Res
 const defaultPIDs = 4096
 
 func guaranteed(pod *corev1.Pod) bool {
-	for _, c := range pod.Spec.Containers {
+	for _, c := range membersOf(pod) {
 		for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
 			limit, request := c.Resources.Limits[name], c.Resources.Requests[name]
 			if limit.IsZero() || limit.Cmp(request) != 0 {

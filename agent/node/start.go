@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,7 +58,7 @@ func (w *worker) prepare(ctx context.Context, pod *corev1.Pod, m member, have []
 		_, err := w.hooked(attempts[0].ID)
 		unhealthy = unhealthy || err != nil
 	}
-	s := planContainer(policyOf(pod, m.role), attempts, unhealthy, w.endOf(c.Name, attempts), now)
+	s := planContainer(func(last container.Status) bool { return restarts(pod, m, last) }, attempts, unhealthy, w.endOf(c.Name, attempts), now)
 	switch s.do {
 	case doNothing:
 		delete(w.notes, c.Name)
@@ -168,6 +169,7 @@ func (w *worker) startOnce(ctx context.Context, pod *corev1.Pod, c *corev1.Conta
 		return reasonConfig, fmt.Errorf("the namespace %q does not allow securityContext.privileged (annotation %s)", pod.Namespace, object.AnnotationPrivileged)
 	}
 	spec.StopSignal = stopSignal(c, img)
+	spec.MessagePath = cmp.Or(c.TerminationMessagePath, corev1.TerminationMessagePathDefault)
 	spec.ID = container.ID{Pod: string(w.uid), Name: c.Name, Attempt: s.attempt}
 	spec.Labels[labelStreak] = strconv.Itoa(s.streak)
 	spec.Labels[labelImage] = digest

@@ -16,11 +16,12 @@ import (
 type view struct {
 	pod     *corev1.Pod
 	have    []container.Status
-	notes   map[string]*note  // by container name
-	health  map[string]health // by container name
-	evicted string            // why it ends for taking more than it may; empty: it does not
-	expired bool              // its active deadline is over
-	waits   []string          // what has to end or to be up before the Pod's own containers start
+	notes   map[string]*note        // by container name
+	health  map[string]health       // by container name
+	words   map[container.ID]string // last ones, of those that have ended
+	evicted string                  // why it ends for taking more than it may; empty: it does not
+	expired bool                    // its active deadline is over
+	waits   []string                // what has to end or to be up before the Pod's own containers start
 	hostIP  string
 	now     time.Time
 }
@@ -97,7 +98,7 @@ func containerStatus(v view, m member) corev1.ContainerStatus {
 	s.ContainerID = "runc://" + last.ID.String()
 	s.ImageID = last.Labels[labelImage]
 	if len(attempts) > 1 {
-		s.LastTerminationState.Terminated = terminated(attempts[1])
+		s.LastTerminationState.Terminated = v.terminated(attempts[1])
 	}
 	if last.State == container.Running {
 		h := v.health[c.Name]
@@ -107,54 +108,25 @@ func containerStatus(v view, m member) corev1.ContainerStatus {
 	}
 	no := false
 	s.Started = &no
-	if !restarts(policyOf(v.pod, m.role), last) || over(v.pod, v.have) {
-		s.State.Terminated = terminated(last)
+	if !restarts(v.pod, m, last) || over(v.pod, v.have) {
+		s.State.Terminated = v.terminated(last)
 		s.Ready = m.role == roleInit && last.ExitCode == 0
 		return s
 	}
-	s.LastTerminationState.Terminated = terminated(last)
+	s.LastTerminationState.Terminated = v.terminated(last)
 	n := v.notes[c.Name]
-	if n == nil {
+	if n == nil && len(v.waits) == 0 {
 		n = &note{"CrashLoopBackOff", "restarting"}
 	}
 	waiting(n)
 	return s
 }
 
-func terminated(s container.Status) *corev1.ContainerStateTerminated {
-	t := &corev1.ContainerStateTerminated{
-		ExitCode:    int32(s.ExitCode), //nolint:gosec // -1 … 255
-		Signal:      int32(s.Signal),   //nolint:gosec // 0 … 64
-		Reason:      "Completed",
-		StartedAt:   metav1.Time{Time: s.StartedAt.Truncate(time.Second)},
-		FinishedAt:  metav1.Time{Time: s.FinishedAt.Truncate(time.Second)},
-		ContainerID: "runc://" + s.ID.String(),
-	}
-	switch {
-	case s.LeaseLost:
-		t.Reason = reasonLeaseLost
-		t.Message = "killed because its lease was not renewed: the Pod may run elsewhere"
-	case s.OOMKilled:
-		t.Reason = "OOMKilled"
-		t.Message = "killed for using more memory than its limit"
-	case s.ExitCode == -1:
-		t.Reason = "Unknown"
-		t.Message = "it ended while nobody could see with what code"
-		t.ExitCode = 255
-	case s.ExitCode != 0:
-		t.Reason = "Error"
-	}
-	return t
-}
-
 func phase(v view, status corev1.PodStatus) corev1.PodPhase {
-	policy := v.pod.Spec.RestartPolicy
-	if len(v.waits) > 0 {
-		for i, m := range membersOf(v.pod)[:len(status.InitContainerStatuses)] {
-			if t := status.InitContainerStatuses[i].State.Terminated; m.role == roleInit && t != nil && t.ExitCode != 0 {
-				return corev1.PodFailed
-			}
-		}
+	switch {
+	case stuck(v.pod, v.have):
+		return corev1.PodFailed
+	case len(v.waits) > 0:
 		return corev1.PodPending
 	}
 	var running, succeeded, failed, waiting int
@@ -180,7 +152,7 @@ func phase(v view, status corev1.PodStatus) corev1.PodPhase {
 	switch {
 	case waiting > 0:
 		return corev1.PodPending
-	case running > 0 || policy == corev1.RestartPolicyAlways:
+	case running > 0:
 		return corev1.PodRunning
 	case failed > 0:
 		return corev1.PodFailed
@@ -280,7 +252,7 @@ func qos(pod *corev1.Pod) corev1.PodQOSClass {
 	if guaranteed(pod) {
 		return corev1.PodQOSGuaranteed
 	}
-	for _, c := range pod.Spec.Containers {
+	for _, c := range membersOf(pod) {
 		for _, list := range []corev1.ResourceList{c.Resources.Requests, c.Resources.Limits} {
 			if !list.Cpu().IsZero() || !list.Memory().IsZero() {
 				return corev1.PodQOSBurstable

@@ -184,7 +184,7 @@ func (w *worker) finish(ctx context.Context, pod *corev1.Pod, have []container.S
 	w.stopProbes()
 	w.stopHooks()
 	err := w.stopAll(ctx, pod, have, graceOf(pod))
-	w.report(pod, w.relist(ctx, have))
+	w.report(ctx, pod, w.relist(ctx, have))
 	return err
 }
 

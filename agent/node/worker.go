@@ -23,18 +23,20 @@ type worker struct {
 	woken   chan struct{}
 	version uint64 // of the row that it was last woken for; owned by Node.look
 
-	pulls  map[string]*pull      // by container name
-	probes map[string]*prober    // by container name
-	hooks  map[string]*hook      // postStart of newest attempts, by container name
-	notes  map[string]*note      // by container name
-	failed map[string]retryState // starts that failed, by container name
-	ends   map[string]ending     // of newest attempts, by container name
-	pod    *corev1.Pod           // as last seen
+	pulls  map[string]*pull        // by container name
+	probes map[string]*prober      // by container name
+	hooks  map[string]*hook        // postStart of newest attempts, by container name
+	notes  map[string]*note        // by container name
+	failed map[string]retryState   // starts that failed, by container name
+	words  map[container.ID]string // last ones of those that have ended
+	ends   map[string]ending       // of newest attempts, by container name
+	pod    *corev1.Pod             // as last seen
 
 	keysBy  time.Time // until then Secrets with credentials are waited for; zero: all are here
 	leaveIn int64     // the grace period of a Pod that is to go, in seconds
 	leaveBy time.Time // when that is over
 
+	parted   sync.Map          // ids of runs whose preStop is over
 	making   sync.Mutex        // held while volumes are made
 	stale    map[string]string // volumes that could not be brought up to date, by name, and why
 	turn     int64             // the last news of ConfigMaps and Secrets that were looked at
@@ -144,7 +146,7 @@ func (w *worker) ensure(ctx context.Context, pod *corev1.Pod) (time.Time, bool, 
 	members := membersOf(pod)
 	expires, expired := w.expiry(pod)
 	next = earlier(expires, w.measure(pod, time.Now()))
-	if over(pod, have) || expired || w.evicted != "" {
+	if over(pod, have) || stuck(pod, have) || expired || w.evicted != "" {
 		return time.Time{}, false, w.finish(ctx, pod, have)
 	}
 	w.retryConfig()
@@ -152,8 +154,10 @@ func (w *worker) ensure(ctx context.Context, pod *corev1.Pod) (time.Time, bool, 
 		w.refreshVolumes(pod)
 	}
 	acted := false
-	for _, m := range members[:due(members, have, w.isUp(have))] {
-		if m.role == roleInit && succeeded(m.Name, have) {
+	n := due(members, have, w.isUp(have))
+	next = earlier(next, w.fetchAhead(ctx, pod, members[n:], have))
+	for _, m := range members[:n] {
+		if m.role == roleInit && m.succeeded(have) {
 			continue
 		}
 		act := w.prepare(ctx, pod, m, have)
@@ -178,7 +182,7 @@ func (w *worker) ensure(ctx context.Context, pod *corev1.Pod) (time.Time, bool, 
 		have = w.relist(ctx, have)
 	}
 	w.syncProbes(ctx, pod, have)
-	w.report(pod, have)
+	w.report(ctx, pod, have)
 	return next, false, errors.Join(errs...)
 }
 
