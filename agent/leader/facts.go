@@ -102,47 +102,46 @@ func podFacts(row *state.Row, shape func(owner string) *place.Shape) (*pod, erro
 	return out, nil
 }
 
-// shapeOf tells what a Pod asks of its node. Init containers run before the
-// others, so the greatest need counts, except of those that stay (sidecars).
+// shapeOf tells what a Pod asks of its node.
 func shapeOf(spec *corev1.PodSpec) *place.Shape {
 	s := &place.Shape{Selector: spec.NodeSelector}
-	var initCPU, initMemory int64
+	s.CPU, s.Memory = object.Requests(spec)
 	for i := range spec.InitContainers {
 		c := &spec.InitContainers[i]
-		cpu, memory := c.Resources.Requests.Cpu().MilliValue(), c.Resources.Requests.Memory().Value()
-		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
-			s.CPU, s.Memory = s.CPU+cpu, s.Memory+memory
-			initCPU, initMemory = max(initCPU, s.CPU), max(initMemory, s.Memory)
+		addImage(s, c)
+		if object.IsSidecar(c) {
+			addPorts(s, spec, c)
+		}
+	}
+	for i := range spec.Containers {
+		addImage(s, &spec.Containers[i])
+		addPorts(s, spec, &spec.Containers[i])
+	}
+	return s
+}
+
+func addImage(s *place.Shape, c *corev1.Container) {
+	if !slices.Contains(s.Images, c.Image) {
+		s.Images = append(s.Images, c.Image)
+	}
+}
+
+// addPorts takes note of the ports of its node that a container has to itself.
+func addPorts(s *place.Shape, spec *corev1.PodSpec, c *corev1.Container) {
+	for _, p := range c.Ports {
+		number := p.HostPort
+		if spec.HostNetwork {
+			number = p.ContainerPort
+		}
+		if number == 0 {
 			continue
 		}
-		initCPU, initMemory = max(initCPU, s.CPU+cpu), max(initMemory, s.Memory+memory)
-	}
-	seen := map[string]bool{}
-	for i := range spec.Containers {
-		c := &spec.Containers[i]
-		s.CPU += c.Resources.Requests.Cpu().MilliValue()
-		s.Memory += c.Resources.Requests.Memory().Value()
-		if !seen[c.Image] {
-			seen[c.Image] = true
-			s.Images = append(s.Images, c.Image)
+		protocol := string(p.Protocol)
+		if protocol == "" {
+			protocol = string(corev1.ProtocolTCP)
 		}
-		for _, p := range c.Ports {
-			number := p.HostPort
-			if spec.HostNetwork {
-				number = p.ContainerPort
-			}
-			if number == 0 {
-				continue
-			}
-			protocol := string(p.Protocol)
-			if protocol == "" {
-				protocol = string(corev1.ProtocolTCP)
-			}
-			s.Ports = append(s.Ports, place.Port{Protocol: protocol, Number: number})
-		}
+		s.Ports = append(s.Ports, place.Port{Protocol: protocol, Number: number})
 	}
-	s.CPU, s.Memory = max(s.CPU, initCPU), max(s.Memory, initMemory)
-	return s
 }
 
 // node is what the leader keeps of a Node. It is never modified.

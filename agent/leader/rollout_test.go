@@ -245,8 +245,8 @@ func TestShapeIsWhatAPodAsksOfItsNode(t *testing.T) {
 	spec := &corev1.PodSpec{
 		NodeSelector: map[string]string{"disk": "ssd"},
 		InitContainers: []corev1.Container{
-			{Resources: ask("100m", "64Mi"), RestartPolicy: &always},
-			{Resources: ask("1", "32Mi")},
+			{Image: "side", Resources: ask("100m", "64Mi"), RestartPolicy: &always, Ports: []corev1.ContainerPort{{ContainerPort: 90, HostPort: 9090}}},
+			{Image: "init", Resources: ask("1", "32Mi"), Ports: []corev1.ContainerPort{{ContainerPort: 91, HostPort: 9191}}},
 		},
 		Containers: []corev1.Container{
 			{Image: "a", Resources: ask("250m", "128Mi"), Ports: []corev1.ContainerPort{{ContainerPort: 80}, {ContainerPort: 53, HostPort: 5353, Protocol: corev1.ProtocolUDP}}},
@@ -255,13 +255,13 @@ func TestShapeIsWhatAPodAsksOfItsNode(t *testing.T) {
 	}
 	want := &place.Shape{
 		CPU: 1100, Memory: (64 + 256) << 20, Selector: map[string]string{"disk": "ssd"},
-		Ports: []place.Port{{Protocol: "UDP", Number: 5353}}, Images: []string{"a"},
+		Ports: []place.Port{{Protocol: "TCP", Number: 9090}, {Protocol: "UDP", Number: 5353}}, Images: []string{"side", "init", "a"},
 	}
 	if diff := cmp.Diff(want, shapeOf(spec)); diff != "" {
 		t.Errorf("shape (-want +got):\n%s", diff)
 	}
 	spec.HostNetwork = true
-	if got := shapeOf(spec).Ports; len(got) != 2 || got[0] != (place.Port{Protocol: "TCP", Number: 80}) {
+	if got := shapeOf(spec).Ports; len(got) != 3 || got[1] != (place.Port{Protocol: "TCP", Number: 80}) {
 		t.Errorf("ports on the host's network: %v", got)
 	}
 }

@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/skein-dev/skein/agent/object"
 	"github.com/skein-dev/skein/runtime/container"
 )
 
@@ -30,7 +31,7 @@ func membersOf(pod *corev1.Pod) []member {
 	for i := range pod.Spec.InitContainers {
 		c := &pod.Spec.InitContainers[i]
 		m := member{Container: c, role: roleInit}
-		if staysBeside(c) {
+		if object.IsSidecar(c) {
 			m.role = roleSidecar
 		}
 		m.once = policyOf(pod, m) == corev1.RestartPolicyNever

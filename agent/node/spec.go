@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/skein-dev/skein/agent/object"
 	"github.com/skein-dev/skein/runtime/container"
 	"github.com/skein-dev/skein/runtime/image"
 )
@@ -234,19 +235,13 @@ func resources(pod *corev1.Pod, c *corev1.Container, memory int64) container.Res
 		r.OOMScoreAdj = oomBestEffort
 	default:
 		r.OOMScoreAdj = oomBurstable(requests.Memory().Value(), memory)
-		if staysBeside(c) { // it goes after those that it is for, as Kubernetes has it
+		if object.IsSidecar(c) { // it goes after those that it is for, as Kubernetes has it
 			for i := range pod.Spec.Containers {
 				r.OOMScoreAdj = min(r.OOMScoreAdj, oomBurstable(pod.Spec.Containers[i].Resources.Requests.Memory().Value(), memory))
 			}
 		}
 	}
 	return r
-}
-
-// staysBeside tells whether an init container is a sidecar. Of others it says that
-// they are where their own restartPolicy is Always.
-func staysBeside(c *corev1.Container) bool {
-	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 }
 
 // defaultPIDs bounds the processes of one container, so that a fork bomb stays

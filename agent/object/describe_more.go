@@ -133,11 +133,11 @@ func (d *description) pods(withNode bool) error {
 		}
 		s := summarize(p)
 		cells := []string{
-			p.Name, fmt.Sprintf("%d/%d", s.ready, len(p.Spec.Containers)), s.status, fmt.Sprint(s.restarts),
+			p.Name, fmt.Sprintf("%d/%d", s.ready, s.all), s.status, fmt.Sprint(s.restarts),
 			orNone(p.Spec.NodeName), d.ago(p.CreationTimestamp.Time),
 		}
 		if !withNode {
-			all := requests(p)
+			all := requests(&p.Spec)
 			cells = []string{
 				p.Namespace, p.Name, s.status, fmt.Sprint(s.restarts), all.Cpu().String(),
 				all.Memory().String(), d.ago(p.CreationTimestamp.Time),
@@ -156,15 +156,6 @@ func (d *description) pods(withNode bool) error {
 	}
 	d.end()
 	return nil
-}
-
-// requests sums up what the containers of a Pod ask for.
-func requests(p *corev1.Pod) corev1.ResourceList {
-	sum := corev1.ResourceList{}
-	for i := range p.Spec.Containers {
-		add(sum, p.Spec.Containers[i].Resources.Requests)
-	}
-	return sum
 }
 
 func add(sum, list corev1.ResourceList) {
@@ -195,7 +186,7 @@ func (d *description) node(n *corev1.Node) error {
 			return err
 		}
 		if p.Status.Phase != corev1.PodSucceeded && p.Status.Phase != corev1.PodFailed {
-			add(sum, requests(p))
+			add(sum, requests(&p.Spec))
 		}
 	}
 	d.put("Requested", amounts(sum))

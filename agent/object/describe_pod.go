@@ -67,11 +67,13 @@ func (d *description) podSpec(s *corev1.PodSpec, statuses []corev1.ContainerStat
 		d.many("Node selector", pairs(s.NodeSelector, "="))
 	}
 	if len(s.InitContainers) > 0 {
-		d.containers("Init containers", s.InitContainers, statuses)
+		d.containers(initTitle, s.InitContainers, statuses)
 	}
 	d.containers("Containers", s.Containers, statuses)
 	d.volumes(s.Volumes)
 }
+
+const initTitle = "Init containers"
 
 func (d *description) containers(title string, list []corev1.Container, statuses []corev1.ContainerStatus) {
 	d.title(title)
@@ -82,13 +84,13 @@ func (d *description) containers(title string, list []corev1.Container, statuses
 			status = &statuses[at]
 		}
 		d.title(c.Name)
-		d.container(c, status)
+		d.container(c, status, title == initTitle && IsSidecar(c))
 		d.end()
 	}
 	d.end()
 }
 
-func (d *description) container(c *corev1.Container, status *corev1.ContainerStatus) {
+func (d *description) container(c *corev1.Container, status *corev1.ContainerStatus, sidecar bool) {
 	d.put("Image", c.Image+" ("+string(c.ImagePullPolicy)+")")
 	if status != nil {
 		d.put("Image ID", orNone(status.ImageID))
@@ -100,9 +102,7 @@ func (d *description) container(c *corev1.Container, status *corev1.ContainerSta
 		d.put("Ready", yesNo(status.Ready))
 		d.put("Restarts", itoa(status.RestartCount))
 	}
-	if c.RestartPolicy != nil {
-		d.put("Runs", "beside the others, as long as the Pod does")
-	}
+	d.ending(c, sidecar)
 	if l := c.Lifecycle; l != nil {
 		for _, h := range []struct {
 			name string
@@ -155,6 +155,32 @@ func (d *description) container(c *corev1.Container, status *corev1.ContainerSta
 		d.many("Environment", env)
 	}
 	d.mounted(c)
+}
+
+// ending tells what happens when a container ends, where that is not as usual.
+func (d *description) ending(c *corev1.Container, sidecar bool) {
+	switch {
+	case sidecar:
+		d.put("Runs", "beside the others, as long as the Pod does")
+	case c.RestartPolicy != nil:
+		text := string(*c.RestartPolicy)
+		for _, r := range c.RestartPolicyRules {
+			if r.ExitCodes != nil {
+				text += fmt.Sprintf("; %s if its exit code is %s %v", r.Action, map[bool]string{true: "in", false: "not in"}[r.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn], r.ExitCodes.Values)
+			}
+		}
+		d.put("Restart policy", text)
+	}
+	var words []string
+	if at := c.TerminationMessagePath; at != "" && at != corev1.TerminationMessagePathDefault {
+		words = append(words, "read from "+at)
+	}
+	if c.TerminationMessagePolicy == corev1.TerminationMessageFallbackToLogsOnError {
+		words = append(words, "else the end of its output, after an error")
+	}
+	if len(words) > 0 {
+		d.put("Last words", strings.Join(words, ", "))
+	}
 }
 
 func hookText(h *corev1.LifecycleHandler) string {

@@ -102,10 +102,6 @@ var podRules = append([]rule{
 }, slices.Concat(
 	volumeRules,
 	within("containers", containerRules),
-	[]rule{
-		later("until then the Pod's restartPolicy is that of its containers", "containers.restartPolicy"),
-		takes("initContainers.restartPolicy"),
-	},
 	within("initContainers", containerRules),
 )...)
 
@@ -139,10 +135,11 @@ var containerRules = append([]rule{
 	refuses("cpu and memory are what can be asked for", "resources.limits.*", "resources.requests.*"),
 	refuses("devices are not handed out", "resources.claims"),
 	refuses("changed resources make a new Revision", "resizePolicy"),
-	later("until then the Pod's restartPolicy is that of its containers", "restartPolicyRules"),
-	takes("lifecycle.stopSignal"),
-	only("terminationMessagePath", []string{"/dev/termination-log"}, "the last lines of output are kept"),
-	only("terminationMessagePolicy", []string{"File"}, "the last lines of output are kept"),
+	takes(
+		"restartPolicy", "restartPolicyRules.exitCodes.operator", "restartPolicyRules.exitCodes.values",
+		"terminationMessagePath", "terminationMessagePolicy", "lifecycle.stopSignal",
+	),
+	only("restartPolicyRules.action", []string{"Restart"}, "a rule restarts its own container"),
 	takes("securityContext.privileged"),
 	only("securityContext.procMount", []string{"Default"}, "parts of /proc stay masked"),
 	later("set the type to RuntimeDefault", "securityContext.seccompProfile.localhostProfile"),

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/duration"
@@ -171,7 +172,7 @@ func firstSeen(e *corev1.Event) time.Time {
 
 // oneLine keeps a table's row in its line.
 func oneLine(s string) string {
-	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), " ")
+	return strings.Join(strings.FieldsFunc(s, unicode.IsControl), " ")
 }
 
 // byTime sorts the rows of Events, the latest last.

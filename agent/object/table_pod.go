@@ -13,7 +13,7 @@ var podColumns = []column[corev1.Pod]{
 	{name: "NAME", cell: func(p *corev1.Pod, _ *TableOptions) string { return p.Name }},
 	{name: "READY", cell: func(p *corev1.Pod, _ *TableOptions) string {
 		s := summarize(p)
-		return fmt.Sprintf("%d/%d", s.ready, len(p.Spec.Containers))
+		return fmt.Sprintf("%d/%d", s.ready, s.all)
 	}},
 	{name: "STATUS", cell: func(p *corev1.Pod, _ *TableOptions) string { return PodStatus(p) }},
 	{name: "RESTARTS", cell: func(p *corev1.Pod, opt *TableOptions) string {
@@ -33,9 +33,10 @@ var podColumns = []column[corev1.Pod]{
 
 // A summary is what a Pod's containers come to.
 type summary struct {
-	ready, restarts int
-	lastExit        time.Time // of a run before the present one
-	status          string
+	all, ready int // of its own containers and sidecars
+	restarts   int
+	lastExit   time.Time // of a run before the present one
+	status     string
 }
 
 // PodStatus returns a Pod's state in one word, as people know it from the
@@ -43,7 +44,7 @@ type summary struct {
 func PodStatus(p *corev1.Pod) string { return summarize(p).status }
 
 func summarize(p *corev1.Pod) summary {
-	s := summary{status: string(p.Status.Phase)}
+	s := summary{status: string(p.Status.Phase), all: len(p.Spec.Containers)}
 	if p.Status.Reason != "" {
 		s.status = p.Status.Reason
 	}
@@ -59,10 +60,7 @@ func summarize(p *corev1.Pod) summary {
 	running := false
 	for i := len(p.Status.ContainerStatuses) - 1; i >= 0; i-- { // the first container has the last word
 		c := &p.Status.ContainerStatuses[i]
-		s.restarts += int(c.RestartCount)
-		if t := c.LastTerminationState.Terminated; t != nil && t.FinishedAt.After(s.lastExit) {
-			s.lastExit = t.FinishedAt.Time
-		}
+		s.count(c)
 		if c.Ready && c.State.Running != nil {
 			running = true
 			s.ready++
@@ -81,34 +79,44 @@ func summarize(p *corev1.Pod) summary {
 	return s.deleted(p)
 }
 
+// count adds the restarts of a container.
+func (s *summary) count(c *corev1.ContainerStatus) {
+	s.restarts += int(c.RestartCount)
+	if t := c.LastTerminationState.Terminated; t != nil && t.FinishedAt.After(s.lastExit) {
+		s.lastExit = t.FinishedAt.Time
+	}
+}
+
 // summarizeInit says how far the init containers are, as kubectl does, and whether
-// they are what the Pod waits for.
-func summarizeInit(p *corev1.Pod, s *summary) bool {
-	for i := range p.Status.InitContainerStatuses {
-		c := &p.Status.InitContainerStatuses[i]
-		s.restarts += int(c.RestartCount)
-		if t := c.LastTerminationState.Terminated; t != nil && t.FinishedAt.After(s.lastExit) {
-			s.lastExit = t.FinishedAt.Time
+// they are what the Pod waits for. While they are, their restarts count; then
+// those of sidecars do.
+func summarizeInit(p *corev1.Pod, s *summary) (waits bool) {
+	initialized, told := podIs(p, corev1.PodInitialized), false
+	for i := range p.Spec.InitContainers {
+		if IsSidecar(&p.Spec.InitContainers[i]) {
+			s.all++
 		}
 	}
 	for i := range p.Status.InitContainerStatuses {
 		c := &p.Status.InitContainerStatuses[i]
+		sidecar := i < len(p.Spec.InitContainers) && IsSidecar(&p.Spec.InitContainers[i])
+		if sidecar || !initialized {
+			s.count(c)
+		}
 		why := containerReason(&c.State)
 		switch {
-		case c.State.Terminated != nil && c.State.Terminated.ExitCode == 0:
-			continue
-		case c.State.Running != nil && i < len(p.Spec.InitContainers) && p.Spec.InitContainers[i].RestartPolicy != nil && c.Started != nil && *c.Started:
-			continue // a sidecar that is up
-		case podIs(p, corev1.PodInitialized): // one that is not up any more
-			return false
+		case told, c.State.Terminated != nil && c.State.Terminated.ExitCode == 0:
+		case sidecar && c.State.Running != nil && c.Started != nil && *c.Started:
+			if c.Ready {
+				s.ready++
+			}
 		case why != "" && why != "PodInitializing" && why != "ContainerCreating":
-			s.status = "Init:" + why
+			s.status, told = "Init:"+why, true
 		default:
-			s.status = fmt.Sprintf("Init:%d/%d", i, len(p.Spec.InitContainers))
+			s.status, told = fmt.Sprintf("Init:%d/%d", i, len(p.Spec.InitContainers)), true
 		}
-		return true
 	}
-	return false
+	return told && !initialized // else a sidecar is not up any more, and the others have their say
 }
 
 // deleted says so of a Pod that is to go.

@@ -152,6 +152,9 @@ func (p *problems) deployment(d *appsv1.Deployment) {
 	if policy := s.Template.Spec.RestartPolicy; policy == corev1.RestartPolicyNever || policy == corev1.RestartPolicyOnFailure {
 		p.add(template+".spec.restartPolicy", "%q: Pods of a Deployment restart Always", policy)
 	}
+	if s.Template.Spec.ActiveDeadlineSeconds != nil {
+		p.add(template+".spec.activeDeadlineSeconds", "Pods of a Deployment have no deadline")
+	}
 }
 
 func (p *problems) strategy(s *appsv1.DeploymentStrategy) {

@@ -69,10 +69,7 @@ func (p *problems) pod(s *corev1.PodSpec, path string) {
 
 // initContainer refuses what only a container that stays can have.
 func (p *problems) initContainer(c *corev1.Container, path string) {
-	if r := c.RestartPolicy; r != nil {
-		if *r != corev1.ContainerRestartPolicyAlways {
-			p.hint(path+".restartPolicy", "leave it out: an init container is restarted as its Pod says", "%q: only Always, which makes it a sidecar", clip(string(*r)))
-		}
+	if IsSidecar(c) {
 		return
 	}
 	const hint = "it runs to its end; with restartPolicy: Always it is a sidecar, which may have one"
@@ -117,6 +114,7 @@ func (p *problems) container(c *corev1.Container, path string) {
 	if c.Lifecycle != nil {
 		p.lifecycle(c, path+".lifecycle")
 	}
+	p.ending(c, path)
 	for _, probe := range []struct {
 		name string
 		p    *corev1.Probe

@@ -1,7 +1,6 @@
 package object
 
 import (
-	"regexp"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,48 +25,6 @@ func (p *problems) probe(probe *corev1.Probe, c *corev1.Container, container, na
 	if p.between(path+".successThreshold", int64(probe.SuccessThreshold), 1, most) &&
 		probe.SuccessThreshold != 1 && name != "readinessProbe" {
 		p.add(path+".successThreshold", "%d: a %s succeeds at once, it must be 1", probe.SuccessThreshold, name)
-	}
-}
-
-// lifecycle checks a container's hooks and its stop signal.
-func (p *problems) lifecycle(c *corev1.Container, path string) {
-	for _, h := range []struct {
-		name string
-		h    *corev1.LifecycleHandler
-	}{{"postStart", c.Lifecycle.PostStart}, {"preStop", c.Lifecycle.PreStop}} {
-		if h.h != nil {
-			p.hook(h.h, c, path+"."+h.name)
-		}
-	}
-	if s := c.Lifecycle.StopSignal; s != nil && !signalName.MatchString(string(*s)) {
-		p.hint(path+".stopSignal", "a signal is written like SIGTERM, SIGQUIT or SIGRTMIN+3", "%q is no signal", clip(string(*s)))
-	}
-}
-
-var signalName = regexp.MustCompile(`^SIG([A-Z]{2,6}[12]?|RTMIN(\+[0-9]{1,2})?|RTMAX(-[0-9]{1,2})?)$`)
-
-func (p *problems) hook(h *corev1.LifecycleHandler, c *corev1.Container, path string) {
-	handlers := 0
-	if h.Exec != nil {
-		handlers++
-		if len(h.Exec.Command) == 0 {
-			p.add(path+".exec.command", "is missing")
-		}
-		p.argv(h.Exec.Command, path+".exec.command")
-	}
-	if h.HTTPGet != nil {
-		handlers++
-		p.httpGet(h.HTTPGet, c, path+".httpGet")
-	}
-	if h.Sleep != nil {
-		handlers++
-		p.between(path+".sleep.seconds", h.Sleep.Seconds, 0, maxGrace)
-	}
-	switch {
-	case handlers == 0:
-		p.add(path, "names nothing to do: write one of exec, httpGet, sleep")
-	case handlers > 1:
-		p.add(path, "may have only one of exec, httpGet, sleep")
 	}
 }
 
