@@ -95,7 +95,7 @@ func (c *Cluster) graceful(l *life, id container.ID, grace time.Duration) {
 type check func(c *Cluster)
 
 // checks are made after every step.
-var checks = []check{onePlaceEach, neverTwice, oneLeaderATerm, quorumOfTheLiving}
+var checks = []check{onePlaceEach, neverTwice, inOrder, oneLeaderATerm, quorumOfTheLiving}
 
 // onePlaceEach: a Pod is bound once, so its containers run on one machine.
 func onePlaceEach(c *Cluster) {
@@ -123,6 +123,26 @@ func neverTwice(c *Cluster) {
 	}
 	if len(who) > 1 {
 		c.fail("an exclusive Pod acts twice: %v", who)
+	}
+}
+
+// inOrder: what begins in stages has been prepared where it runs, since that
+// machine was last started.
+func inOrder(c *Cluster) {
+	for _, m := range c.machines {
+		prepared := map[string]bool{}
+		all, _ := m.driver.List(c.t.Context())
+		for _, s := range all {
+			if s.ID.Name == "prepare" && s.State == container.Exited && s.ExitCode == 0 && !s.Stale {
+				prepared[s.ID.Pod] = true
+			}
+		}
+		for _, s := range all {
+			spec, _ := m.driver.Spec(s.ID)
+			if s.State == container.Running && s.ID.Name == "main" && strings.HasPrefix(spec.Sandbox.Name, staged+"-") && !prepared[s.ID.Pod] {
+				c.fail("%s runs on %s, and nothing has prepared it", spec.Sandbox.Name, m.Name)
+			}
+		}
 	}
 }
 

@@ -90,8 +90,11 @@ func (c *Cluster) add(seed uint64, root string) *Machine {
 	return m
 }
 
-// program runs until it is stopped, which takes it a moment.
-func program(container.Spec) containertest.Process {
+// program runs until it is stopped, which takes it a moment, save what prepares.
+func program(spec container.Spec) containertest.Process {
+	if spec.ID.Name == "prepare" {
+		return containertest.Process{Runs: 300 * time.Millisecond}
+	}
 	return containertest.Process{Runs: containertest.Forever, TermTime: 50 * time.Millisecond}
 }
 

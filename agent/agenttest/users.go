@@ -110,6 +110,18 @@ spec:
 `, name, replicas, version)
 }
 
+// staged is the Deployment whose Pods begin with an init container and a sidecar.
+const staged = "web-5"
+
+// inStages adds those to a manifest.
+func inStages(manifest []byte) []byte {
+	const stages = `      initContainers:
+      - {name: prepare, image: "program:v1"}
+      - {name: beside, image: "program:v1", restartPolicy: Always}
+`
+	return []byte(strings.Replace(string(manifest), "      containers:\n", stages+"      containers:\n", 1))
+}
+
 // with calls a random machine, and rests a moment.
 func (u *users) with(ctx context.Context, random *rand.Rand, number int, do func(context.Context, *person)) {
 	pause := time.NewTimer(time.Duration(50+random.IntN(700)) * time.Millisecond)
@@ -205,7 +217,11 @@ func (u *users) deploy(ctx context.Context, random *rand.Rand, number int) {
 				_, err = p.Delete(ctx, &skeinv1.DeleteRequest{Objects: []*skeinv1.ObjectRef{{Kind: "deployment", Name: name}}, GraceSeconds: -1})
 			case 1, 2, 3, 4:
 				what = fmt.Sprintf("applied %d of v%d", replicas, version)
-				_, err = p.Apply(ctx, &skeinv1.ApplyRequest{Manifest: deployment(name, replicas, version)})
+				manifest := deployment(name, replicas, version)
+				if name == staged {
+					manifest = inStages(manifest)
+				}
+				_, err = p.Apply(ctx, &skeinv1.ApplyRequest{Manifest: manifest})
 			case 5, 6:
 				what = fmt.Sprintf("scaled to %d", replicas)
 				_, err = p.Patch(ctx, &skeinv1.PatchRequest{
