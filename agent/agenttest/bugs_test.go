@@ -75,7 +75,7 @@ var bugs = []bug{
 		"agent/leader/verdict/decide.go", "	if n.stream == streamOpen { // it may come back", "	if false { // it may come back",
 	}}},
 	{"a grace period ends by the clock of whoever asked the Pod to go", []edit{{
-		"agent/node/worker.go", "w.leaveIn, w.leaveBy = grace, by\n", "w.leaveIn, w.leaveBy = grace, pod.DeletionTimestamp.Time\n",
+		"agent/node/stop.go", "w.leaveIn, w.leaveBy = grace, by\n", "w.leaveIn, w.leaveBy = grace, pod.DeletionTimestamp.Time\n",
 	}}},
 	{"the voters are heard of only when a node joins", []edit{{
 		"agent/glue.go", "const votersEvery = 5 * time.Second", "const votersEvery = 1000 * time.Hour",
