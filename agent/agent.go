@@ -245,6 +245,7 @@ func (a *Agent) assemble() error {
 		Name: a.cfg.Name, Address: a.cfg.Advertise.Addr(), Replica: a.replica, Driver: a.driver, Images: a.images,
 		Holdings: a.images, Reclaim: a.cfg.Reclaim, Reporter: reporter{a}, Lessor: reporter{a}, Volumes: a.volumes, Machine: what, Logger: a.log,
 		Pressure: a.pressures, PressureChanged: a.disk.Changed, Now: a.cfg.World.Now,
+		Resolv: a.cfg.World.Resolv,
 	})
 	a.raft.Lead(a.seed)
 	a.raft.Lead(a.raiseFormat)

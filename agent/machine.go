@@ -202,3 +202,19 @@ func pressures(load gossip.Load) map[string]string {
 	}
 	return out
 }
+
+// machineResolv reads this machine's resolv.conf. One that names only resolvers on
+// the machine's own loopback is of no use in another network: there it is the one
+// that systemd-resolved asks by, as a kubelet has it.
+func machineResolv(own bool) string {
+	text, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil {
+		return ""
+	}
+	if !own && node.OnlyLoopback(string(text)) {
+		if other, err := os.ReadFile("/run/systemd/resolve/resolv.conf"); err == nil {
+			return string(other)
+		}
+	}
+	return string(text)
+}

@@ -41,6 +41,9 @@ type World struct {
 	Registry func(Config) OpenRepository
 	// Machine reads what this machine is and has.
 	Machine func(Config) (node.Machine, error)
+	// Resolv reads a resolv.conf(5) by which names are looked up as this machine
+	// does: from its own network, or else from that of a Pod.
+	Resolv func(own bool) string
 	// Disk is what holds the data directory.
 	Disk func(Config) (disk.Medium, error)
 	// Load returns how to measure how busy it is.
@@ -142,6 +145,9 @@ func (w *World) complete(log *slog.Logger) {
 	}
 	if w.Machine == nil {
 		w.Machine = machine
+	}
+	if w.Resolv == nil {
+		w.Resolv = machineResolv
 	}
 	if w.Disk == nil {
 		w.Disk = func(cfg Config) (disk.Medium, error) { return disk.Folder(cfg.DataDir) }

@@ -19,8 +19,9 @@ import (
 // A place is what the values of a container come from beside its Pod.
 type place struct {
 	hostIP  string
-	sources *Sources // nil: there are none
-	machine Machine  // what limits are where none are set
+	sources *Sources              // nil: there are none
+	machine Machine               // what limits are where none are set
+	resolv  func(own bool) string // the machine's resolv.conf; nil: it has none
 }
 
 func (p place) from() *Sources {
@@ -33,7 +34,7 @@ func (p place) from() *Sources {
 func environment(pod *corev1.Pod, c *corev1.Container, img image.Config, at place) (variables, error) {
 	v := variables{values: map[string]string{}}
 	v.set("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-	v.set("HOSTNAME", sandboxOf(pod).Hostname)
+	v.set("HOSTNAME", hostnameOf(pod))
 	for _, kv := range img.Env {
 		if name, value, ok := strings.Cut(kv, "="); ok {
 			v.set(name, value)

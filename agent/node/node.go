@@ -67,6 +67,9 @@ type Config struct {
 	Lessor   Lessor
 	Volumes  Volumes // nil: Pods that mount any do not start
 	Machine  Machine // what this machine is and has
+	// Resolv reads the resolv.conf of this machine, that Pods are given which look
+	// names up as it does; nil: it has none.
+	Resolv func(own bool) string // of the machine's own network, or of another
 	// Pressure names what this machine is short of now, or what is wrong with it,
 	// by the type of the condition that says so, with a reason.
 	Pressure        func() map[string]string

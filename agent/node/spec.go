@@ -26,7 +26,7 @@ const (
 // result is final: nothing below this adds to it.
 func containerSpec(pod *corev1.Pod, c *corev1.Container, img image.Config, at place) (container.Spec, error) {
 	spec := container.Spec{
-		Sandbox: sandboxOf(pod),
+		Sandbox: sandboxOf(pod, at),
 		Cwd:     cmp.Or(c.WorkingDir, img.WorkingDir, "/"),
 		User:    img.User,
 		Labels:  map[string]string{},
@@ -52,15 +52,20 @@ func containerSpec(pod *corev1.Pod, c *corev1.Container, img image.Config, at pl
 	return spec, nil
 }
 
-func sandboxOf(pod *corev1.Pod) container.Sandbox {
+func sandboxOf(pod *corev1.Pod, at place) container.Sandbox {
+	host := hostnameOf(pod)
+	return container.Sandbox{
+		Pod: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name,
+		Hostname: host, HostNetwork: pod.Spec.HostNetwork, Hosts: hostsOf(pod), Resolv: resolvOf(pod, at.resolv),
+	}
+}
+
+func hostnameOf(pod *corev1.Pod) string {
 	host := cmp.Or(pod.Spec.Hostname, pod.Name)
 	if len(host) > 63 {
 		host = strings.TrimRight(host[:63], "-.")
 	}
-	return container.Sandbox{
-		Pod: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name,
-		Hostname: host, HostNetwork: pod.Spec.HostNetwork, Hosts: hostsOf(pod),
-	}
+	return host
 }
 
 // arguments follows Kubernetes: command replaces the entry point and with it

@@ -72,7 +72,7 @@ func (w *worker) retryConfig() {
 }
 
 func (w *worker) place() place {
-	return place{hostIP: w.node.cfg.Address.String(), sources: w.node.sources, machine: w.node.cfg.Machine}
+	return place{hostIP: w.node.cfg.Address.String(), sources: w.node.sources, machine: w.node.cfg.Machine, resolv: w.node.cfg.Resolv}
 }
 
 // boxName names a container's own mounts.

@@ -131,7 +131,7 @@ func finished(pod *corev1.Pod) bool {
 
 // ensure brings every container of the Pod where it should be.
 func (w *worker) ensure(ctx context.Context, pod *corev1.Pod) (time.Time, bool, error) {
-	if err := w.node.cfg.Driver.Prepare(ctx, sandboxOf(pod)); err != nil {
+	if err := w.node.cfg.Driver.Prepare(ctx, sandboxOf(pod, w.place())); err != nil {
 		return time.Time{}, false, fmt.Errorf("create sandbox: %w", err)
 	}
 	var (

@@ -45,6 +45,7 @@ func (p *problems) pod(s *corev1.PodSpec, path string) {
 		p.sysctls(s, path+".securityContext.sysctls")
 	}
 	p.hostAliases(s.HostAliases, path+".hostAliases")
+	p.dns(s, path)
 	if d := s.ActiveDeadlineSeconds; d != nil {
 		p.between(path+".activeDeadlineSeconds", *d, 1, maxGrace)
 	}

@@ -37,6 +37,7 @@ type Sandbox struct {
 	Hostname    string
 	HostNetwork bool   // share the machine's network; IPC and hostname stay the Pod's own
 	Hosts       string `json:",omitempty"` // more lines of /etc/hosts, each ended by a newline
+	Resolv      string `json:",omitempty"` // the text of /etc/resolv.conf; empty: what the image has
 }
 
 // A Spec is one container to run. Nothing in it is interpreted any further than

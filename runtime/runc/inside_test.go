@@ -244,6 +244,24 @@ func TestUsageIsRead(t *testing.T) {
 	}
 }
 
+func TestHowNamesAreLookedUp(t *testing.T) {
+	s := newScene(t)
+	s.serve()
+	for pod, text := range map[string]string{"own": "nameserver 192.0.2.1\n", "images": ""} {
+		s.must(s.Prepare(t.Context(), container.Sandbox{Pod: pod, Hostname: pod, Resolv: text}))
+		spec := s.spec(container.ID{Pod: pod, Name: "c"}, "read", "/etc/resolv.conf")
+		s.must(s.Start(t.Context(), spec))
+		want := "nameserver 192.0.2.1"
+		if text == "" {
+			want = "open /etc/resolv.conf: no such file or directory"
+		}
+		s.exited(spec.ID)
+		if got := strings.Join(s.output(spec.ID), "\n"); got != want {
+			t.Errorf("%s: %q, want %q", pod, got, want)
+		}
+	}
+}
+
 func TestHostNetwork(t *testing.T) {
 	s := newScene(t)
 	s.serve()

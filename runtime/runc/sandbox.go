@@ -102,13 +102,14 @@ func (d *Driver) shareFiles(s container.Sandbox) error {
 	hosts := "127.0.0.1\tlocalhost " + s.Hostname + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 	files := map[string]string{"hosts": hosts, "hostname": s.Hostname + "\n"}
 	if s.HostNetwork {
-		for _, name := range []string{"hosts", "resolv.conf"} {
-			text, err := os.ReadFile("/etc/" + name)
-			if err := ignoreMissing(err); err != nil {
-				return err
-			}
-			files[name] = string(text)
+		text, err := os.ReadFile("/etc/hosts")
+		if err := ignoreMissing(err); err != nil {
+			return err
 		}
+		files["hosts"] = string(text)
+	}
+	if s.Resolv != "" {
+		files["resolv.conf"] = s.Resolv
 	}
 	files["hosts"] += s.Hosts
 	for name, text := range files {
@@ -137,7 +138,7 @@ func (d *Driver) podFiles(s container.Sandbox) map[string]string {
 	for _, name := range []string{"hosts", "hostname"} {
 		out["/etc/"+name] = filepath.Join(d.shared(s.Pod), name)
 	}
-	if s.HostNetwork {
+	if s.Resolv != "" {
 		out["/etc/resolv.conf"] = filepath.Join(d.shared(s.Pod), "resolv.conf")
 	}
 	return out
