@@ -106,15 +106,26 @@ func (h holdings) GiveUp(ctx context.Context, req *skeinv1.GiveUpImagesRequest) 
 // A push lets the API take an archive in.
 type push struct{ *image.Push }
 
-func (p push) Finish(ref string) ([]api.Imported, error) {
+func (p push) Finish(ref string) ([]object.ImageSpec, error) {
 	list, err := p.Push.Finish(ref)
-	return importedOf(list), err
+	return specsOf(list), err
 }
 
-func importedOf(list []image.Imported) []api.Imported {
-	var out []api.Imported
+func specsOf(list []image.Imported) []object.ImageSpec {
+	var out []object.ImageSpec
 	for _, img := range list {
-		out = append(out, api.Imported{Reference: img.Reference, Digest: img.Digest, MediaType: img.MediaType, Size: img.Size})
+		out = append(out, object.ImageSpec{
+			Reference: img.Reference, Digest: img.Digest, MediaType: img.MediaType, Size: img.Size, Layers: layersOf(img.Parts),
+		})
+	}
+	return out
+}
+
+// layersOf are what an image is made of, as the cluster is told.
+func layersOf(parts []image.Descriptor) []object.ImageLayer {
+	var out []object.ImageLayer
+	for _, p := range parts[:min(len(parts), object.MaxLayers)] {
+		out = append(out, object.ImageLayer{Digest: p.Digest, Size: p.Size})
 	}
 	return out
 }

@@ -153,11 +153,23 @@ func (i *images) pull(ctx context.Context, ref string, spec object.ImageSpec, kn
 	if err := i.fetch(ctx, ref, spec, from, ask); err != nil {
 		return spec, err
 	}
-	if desc, err := i.store.Resolve(ctx, ref); err == nil && spec.Size == 0 {
-		spec.Size = desc.Size
-		i.agree(ctx, spec, false)
-	}
+	i.tellParts(ctx, ref, spec)
 	return spec, nil
+}
+
+// tellParts tells the cluster what an image is made of, unless it knows.
+func (i *images) tellParts(ctx context.Context, ref string, spec object.ImageSpec) {
+	if spec.Size > 0 && len(spec.Layers) > 0 {
+		return
+	}
+	desc, err := i.store.Resolve(ctx, ref)
+	parts, err2 := i.store.Parts(ctx, spec.Digest)
+	if err := errors.Join(err, err2); err != nil {
+		i.agent.log.Debug("cannot tell what an image is made of", "image", ref, "err", err)
+		return
+	}
+	spec.Size, spec.Layers = desc.Size, layersOf(parts)
+	i.agree(ctx, spec, false)
 }
 
 // keysOf reads the credentials that a Pod names.
@@ -186,15 +198,14 @@ func (i *images) agree(ctx context.Context, spec object.ImageSpec, moved bool) o
 	if leader == "" {
 		return spec
 	}
-	res, err := i.agent.peers.Client(leader).NameImage(ctx, &skeinv1.NameImageRequest{Moved: moved, Image: &skeinv1.ImportedImage{
-		Reference: spec.Reference, Digest: spec.Digest, MediaType: spec.MediaType, Size: spec.Size,
-	}})
+	res, err := i.agent.peers.Client(leader).NameImage(ctx, &skeinv1.NameImageRequest{Moved: moved, Image: api.ImageMessage(spec)})
 	if err != nil {
 		i.agent.log.Debug("cannot tell the leader what an image means", "image", spec.Reference, "err", err)
 		return spec
 	}
-	got := res.GetImage()
-	return object.ImageSpec{Reference: got.GetReference(), Digest: got.GetDigest(), MediaType: got.GetMediaType(), Size: got.GetSize(), Registry: true}
+	got := api.ImageOf(res.GetImage())
+	got.Registry = true
+	return got
 }
 
 // fetch brings an image here, from other machines as far as they have it, else
@@ -305,18 +316,14 @@ func (i *images) Present(ctx context.Context) ([]corev1.ContainerImage, error) {
 }
 
 // Import keeps an archive that somebody has sent.
-func (i *images) Import(ctx context.Context, r io.Reader) ([]api.Imported, error) {
+func (i *images) Import(ctx context.Context, r io.Reader) ([]object.ImageSpec, error) {
 	list, err := i.store.Import(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	var out []api.Imported
-	for _, img := range list {
-		out = append(out, api.Imported{Reference: img.Reference, Digest: img.Digest, MediaType: img.MediaType, Size: img.Size})
-	}
 	i.touched()
 	debug.FreeOSMemory() // decompressing took much, once
-	return out, nil
+	return specsOf(list), nil
 }
 
 // Blob reads a piece of an image for another machine.
@@ -325,7 +332,7 @@ func (i *images) Blob(ctx context.Context, digest string, offset int64) (io.Read
 }
 
 // carried imports the images that this program carries.
-func (i *images) carried(ctx context.Context) ([]api.Imported, error) {
+func (i *images) carried(ctx context.Context) ([]object.ImageSpec, error) {
 	archive, err := i.agent.cfg.Demo()
 	if err != nil {
 		return nil, err

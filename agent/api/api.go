@@ -106,20 +106,11 @@ type ExecRequest struct {
 // Images is this machine's store of images.
 type Images interface {
 	// Import keeps an archive and tells what it held.
-	Import(ctx context.Context, r io.Reader) ([]Imported, error)
+	Import(ctx context.Context, r io.Reader) ([]object.ImageSpec, error)
 	// Blob reads a piece of an image from an offset on, also one that is coming in.
 	Blob(ctx context.Context, digest string, offset int64) (r io.ReadCloser, size int64, err error)
 	// Find answers for the desk of a blob that is here.
 	Find(node string, req *skeinv1.FindBlobRequest) *skeinv1.FindBlobResponse
-}
-
-// Imported is one image of an archive.
-type Imported struct {
-	Reference string
-	Digest    string
-	MediaType string
-	Size      int64
-	Registry  bool // it comes from one
 }
 
 // Voting is what a node holds so that it may vote.

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/skein-dev/skein/agent/object"
+
 	"connectrpc.com/connect/v2"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/testing/protocmp"
@@ -75,8 +77,8 @@ func (p *pushed) Take(i int, r io.Reader) error {
 	return err
 }
 
-func (p *pushed) Finish(ref string) ([]Imported, error) {
-	return []Imported{{Reference: ref, Digest: "sha256:1", MediaType: fmt.Sprint(p.took)}}, nil
+func (p *pushed) Finish(ref string) ([]object.ImageSpec, error) {
+	return []object.ImageSpec{{Reference: ref, Digest: "sha256:1", MediaType: fmt.Sprint(p.took)}}, nil
 }
 
 func (p *pushed) Close() {}

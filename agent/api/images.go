@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -124,7 +125,7 @@ func (c *chunks[M]) Read(b []byte) (int, error) {
 // name writes what references mean, for every node to agree on.
 func (s *Server) name(ctx context.Context, list []*skeinv1.ImportedImage) error {
 	for _, img := range list {
-		if err := s.Name(ctx, Imported{Reference: img.GetReference(), Digest: img.GetDigest(), MediaType: img.GetMediaType(), Size: img.GetSize()}); err != nil {
+		if err := s.Name(ctx, ImageOf(img)); err != nil {
 			return fmt.Errorf("name image %s: %w", img.GetReference(), err)
 		}
 	}
@@ -137,21 +138,50 @@ func (p *peer) NameImage(ctx context.Context, req *skeinv1.NameImageRequest) (*s
 	if !p.cfg.Consensus.IsLeader() {
 		return nil, errNotLeader
 	}
-	img := req.GetImage()
-	if object.ValidImage(img.GetReference()) != nil || !validDigest(img.GetDigest()) || len(img.GetMediaType()) > 128 || img.GetSize() < 0 {
+	want := ImageOf(req.GetImage())
+	if !validImage(want) {
 		return nil, badRequest("that names no image")
 	}
-	want := Imported{Reference: img.GetReference(), Digest: img.GetDigest(), MediaType: img.GetMediaType(), Size: img.GetSize(), Registry: true}
+	want.Registry = true
 	got, err := p.agree(ctx, want, func(have object.ImageSpec) bool {
-		return req.GetMoved() && have.Registry && have.Digest != want.Digest || have.Digest == want.Digest && have.Size < want.Size
+		if have.Digest == want.Digest {
+			return have.Size < want.Size || saysMore(want, have)
+		}
+		return req.GetMoved() && have.Registry
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &skeinv1.NameImageResponse{Image: &skeinv1.ImportedImage{
-		Reference: got.Reference, Digest: got.Digest, MediaType: got.MediaType, Size: got.Size,
-	}}, nil
+	return &skeinv1.NameImageResponse{Image: ImageMessage(got)}, nil
 }
+
+// ImageOf reads an image that came as a message. It does not say whether it came
+// from a registry.
+func ImageOf(img *skeinv1.ImportedImage) object.ImageSpec {
+	out := object.ImageSpec{Reference: img.GetReference(), Digest: img.GetDigest(), MediaType: img.GetMediaType(), Size: img.GetSize()}
+	for _, l := range img.GetLayers() {
+		out.Layers = append(out.Layers, object.ImageLayer{Digest: l.GetDigest(), Size: l.GetSize()})
+	}
+	return out
+}
+
+// ImageMessage is an image as others are told of it.
+func ImageMessage(img object.ImageSpec) *skeinv1.ImportedImage {
+	out := &skeinv1.ImportedImage{Reference: img.Reference, Digest: img.Digest, MediaType: img.MediaType, Size: img.Size}
+	for _, l := range img.Layers {
+		out.Layers = append(out.Layers, &skeinv1.ImageLayer{Digest: l.Digest, Size: l.Size})
+	}
+	return out
+}
+
+func validImage(img object.ImageSpec) bool {
+	return object.ValidImage(img.Reference) == nil && validDigest(img.Digest) && len(img.MediaType) <= 128 && img.Size >= 0 &&
+		len(img.Layers) <= object.MaxLayers &&
+		!slices.ContainsFunc(img.Layers, func(l object.ImageLayer) bool { return !validDigest(l.Digest) || l.Size < 0 })
+}
+
+// saysMore tells whether the one says what an image is made of, and the other not.
+func saysMore(a, b object.ImageSpec) bool { return len(b.Layers) == 0 && len(a.Layers) > 0 }
 
 func validDigest(s string) bool {
 	hex, ok := strings.CutPrefix(s, "sha256:")
@@ -159,14 +189,14 @@ func validDigest(s string) bool {
 }
 
 // Name makes a reference mean a digest in the whole cluster.
-func (s *Server) Name(ctx context.Context, img Imported) error {
-	_, err := s.agree(ctx, img, func(have object.ImageSpec) bool { return have.Digest != img.Digest })
+func (s *Server) Name(ctx context.Context, img object.ImageSpec) error {
+	_, err := s.agree(ctx, img, func(have object.ImageSpec) bool { return have.Digest != img.Digest || saysMore(img, have) })
 	return err
 }
 
 // agree writes what a reference means, unless it means something already that is
 // not to be replaced, and returns what holds.
-func (s *Server) agree(ctx context.Context, img Imported, replace func(have object.ImageSpec) bool) (object.ImageSpec, error) {
+func (s *Server) agree(ctx context.Context, img object.ImageSpec, replace func(have object.ImageSpec) bool) (object.ImageSpec, error) {
 	for range conflictTries {
 		obj := &object.Image{
 			TypeMeta: metav1.TypeMeta{APIVersion: object.Group, Kind: object.KindImage},
@@ -174,9 +204,7 @@ func (s *Server) agree(ctx context.Context, img Imported, replace func(have obje
 				Name: object.ImageName(img.Reference), UID: types.UID(s.cfg.UID()),
 				CreationTimestamp: metav1.Time{Time: s.cfg.Now().Truncate(time.Second)},
 			},
-			Spec: object.ImageSpec{
-				Reference: img.Reference, Digest: img.Digest, MediaType: img.MediaType, Size: img.Size, Registry: img.Registry,
-			},
+			Spec: img,
 		}
 		expect := uint64(0)
 		if row, ok := s.cfg.Consensus.Store().Get(state.Key{Kind: object.KindImage, Name: obj.Name}); ok {

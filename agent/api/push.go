@@ -6,6 +6,8 @@ import (
 	"io"
 	"slices"
 
+	"github.com/skein-dev/skein/agent/object"
+
 	"connectrpc.com/connect/v2"
 
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
@@ -18,7 +20,7 @@ type Push interface {
 	Lacks() []int
 	Take(entry int, r io.Reader) error
 	// Finish names what came, the one image that ref means if ref is not empty.
-	Finish(ref string) ([]Imported, error)
+	Finish(ref string) ([]object.ImageSpec, error)
 	Close()
 }
 
@@ -228,13 +230,11 @@ func (s *Server) fromOthers(ctx context.Context, push Push, entry int, digest st
 	return false
 }
 
-func imported(node string, bytes int64, list []Imported) *skeinv1.ImportImageResponse {
+func imported(node string, bytes int64, list []object.ImageSpec) *skeinv1.ImportImageResponse {
 	out := &skeinv1.ImportImageResponse{Node: node, Bytes: bytes}
 	for _, img := range list {
 		out.References = append(out.References, img.Reference)
-		out.Images = append(out.Images, &skeinv1.ImportedImage{
-			Reference: img.Reference, Digest: img.Digest, MediaType: img.MediaType, Size: img.Size,
-		})
+		out.Images = append(out.Images, ImageMessage(img))
 	}
 	slices.Sort(out.References)
 	return out

@@ -90,7 +90,7 @@ func (send snapshotStream) Write(b []byte) (int, error) {
 // A restoration is what a snapshot says of people's objects.
 type restoration struct {
 	manifests []object.Manifest
-	images    []Imported
+	images    []object.ImageSpec
 	named     map[state.Key]bool
 	sealed    []*skeinv1.ObjectRef // Secrets that another cluster has sealed
 	opened    func(*state.Row) (*state.Row, error)
@@ -136,7 +136,8 @@ func (r *restoration) add(o *logv1.Object) error {
 		if err != nil {
 			return err
 		}
-		r.images = append(r.images, Imported{Reference: img.Spec.Reference, Digest: img.Spec.Digest, MediaType: img.Spec.MediaType, Size: img.Spec.Size})
+		img.Spec.Registry = false
+		r.images = append(r.images, img.Spec)
 		return nil
 	}
 	if !known || !kind.Manifest {

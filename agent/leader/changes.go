@@ -64,6 +64,13 @@ func (m *model) put(row *state.Row) error {
 		if ns.DeletionTimestamp != nil || ns.Status.Phase == corev1.NamespaceTerminating {
 			m.ending[row.Key.Name] = true
 		}
+	case object.KindImage:
+		img, err := imageFacts(row)
+		if err != nil {
+			return err
+		}
+		m.images[row.Key] = img.Name
+		m.view.PutImage(img)
 	case object.KindNode:
 		n, err := nodeFacts(row)
 		if err != nil {
@@ -144,6 +151,9 @@ func (m *model) remove(key state.Key) {
 	switch key.Kind {
 	case object.KindNamespace:
 		delete(m.ending, key.Name)
+	case object.KindImage:
+		m.view.RemoveImage(m.images[key])
+		delete(m.images, key)
 	case object.KindNode:
 		delete(m.nodes, key.Name)
 		delete(m.doubted, key.Name)

@@ -121,8 +121,8 @@ func shapeOf(spec *corev1.PodSpec) *place.Shape {
 }
 
 func addImage(s *place.Shape, c *corev1.Container) {
-	if !slices.Contains(s.Images, c.Image) {
-		s.Images = append(s.Images, c.Image)
+	if name := object.FamiliarImage(c.Image); !slices.Contains(s.Images, name) {
+		s.Images = append(s.Images, name)
 	}
 }
 
@@ -142,6 +142,18 @@ func addPorts(s *place.Shape, spec *corev1.PodSpec, c *corev1.Container) {
 		}
 		s.Ports = append(s.Ports, place.Port{Protocol: protocol, Number: number})
 	}
+}
+
+func imageFacts(row *state.Row) (place.Image, error) {
+	img, err := object.Decode[object.Image](row)
+	if err != nil {
+		return place.Image{}, err
+	}
+	out := place.Image{Name: img.Spec.Reference, Digest: img.Spec.Digest}
+	for _, l := range img.Spec.Layers {
+		out.Layers = append(out.Layers, place.Layer{Digest: l.Digest, Size: l.Size})
+	}
+	return out, nil
 }
 
 // node is what the leader keeps of a Node. It is never modified.

@@ -19,6 +19,7 @@ func isFollowed(kind string) bool { _, is := rankOf[kind]; return is }
 // followed are the kinds that the model is made of.
 var followed = []state.Selector{
 	{Kind: object.KindNamespace},
+	{Kind: object.KindImage},
 	{Kind: object.KindNode},
 	{Kind: object.KindDeployment},
 	{Kind: object.KindRevision},
@@ -27,7 +28,7 @@ var followed = []state.Selector{
 
 // rankOf orders the rows of one step: owners before what they own.
 var rankOf = map[string]int{
-	object.KindNamespace: 0, object.KindNode: 1, object.KindDeployment: 2, object.KindRevision: 3, object.KindPod: 4,
+	object.KindNamespace: 0, object.KindImage: 0, object.KindNode: 1, object.KindDeployment: 2, object.KindRevision: 3, object.KindPod: 4,
 }
 
 type pods map[state.Key]*pod
@@ -55,6 +56,7 @@ type model struct {
 	revisions   map[string]*revision            // by uid
 	uids        map[state.Key]string            // of Deployments and Revisions
 	byParent    map[string]map[string]*revision // by uid of the Deployment
+	images      map[state.Key]string            // what Images are called
 	ending      map[string]bool                 // namespaces that are being deleted
 	loaded      time.Time                       // when the view last heard how busy nodes are
 	view        *place.View
@@ -88,7 +90,7 @@ func (m *model) clear() {
 	m.pods, m.waiting = pods{}, pods{}
 	m.byNode, m.byOwner = map[string]pods{}, map[string]pods{}
 	m.nodes, m.deployments, m.revisions = map[string]*node{}, map[string]*deployment{}, map[string]*revision{}
-	m.uids = map[state.Key]string{}
+	m.uids, m.images = map[state.Key]string{}, map[state.Key]string{}
 	m.byParent, m.ending = map[string]map[string]*revision{}, map[string]bool{}
 	m.slots = map[string]pods{}
 	m.view = place.NewView()

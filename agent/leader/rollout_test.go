@@ -255,7 +255,7 @@ func TestShapeIsWhatAPodAsksOfItsNode(t *testing.T) {
 	}
 	want := &place.Shape{
 		CPU: 1100, Memory: (64 + 256) << 20, Selector: map[string]string{"disk": "ssd"},
-		Ports: []place.Port{{Protocol: "TCP", Number: 9090}, {Protocol: "UDP", Number: 5353}}, Images: []string{"side", "init", "a"},
+		Ports: []place.Port{{Protocol: "TCP", Number: 9090}, {Protocol: "UDP", Number: 5353}}, Images: []string{"side:latest", "init:latest", "a:latest"},
 	}
 	if diff := cmp.Diff(want, shapeOf(spec)); diff != "" {
 		t.Errorf("shape (-want +got):\n%s", diff)

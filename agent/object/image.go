@@ -4,7 +4,19 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/distribution/reference"
 )
+
+// FamiliarImage is ref as nodes name what they hold: with its tag, and without the
+// registry that goes without saying. What is no reference stays as it is.
+func FamiliarImage(ref string) string {
+	named, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return ref
+	}
+	return reference.FamiliarString(reference.TagNameOnly(named))
+}
 
 // ValidImage says why ref is no reference to an image:
 // [registry[:port]/]path[:tag][@sha256:digest].

@@ -43,10 +43,21 @@ type ImageSpec struct {
 	Digest    string `json:"digest"`    // of the manifest or index, "sha256:…"
 	MediaType string `json:"mediaType,omitempty"`
 	Size      int64  `json:"size,omitempty"` // bytes of all its blobs
+	// Layers are those blobs, as far as somebody had it: none where nobody has.
+	Layers []ImageLayer `json:"layers,omitempty"`
 	// Registry tells that the reference was resolved at its registry, where it may
 	// come to mean something else.
 	Registry bool `json:"registry,omitempty"`
 }
+
+// An ImageLayer is a blob that an image is made of, and others may be too.
+type ImageLayer struct {
+	Digest string `json:"digest"`
+	Size   int64  `json:"size"` // bytes
+}
+
+// MaxLayers bounds how many layers of an image are told.
+const MaxLayers = 128
 
 // A Token admits machines or people. The secret itself is shown once and never
 // stored. Its name is the token's id.

@@ -25,7 +25,7 @@ type Choice struct {
 //
 // Pods of one owner are spread over zones first and then over nodes. Among
 // nodes that are alike in this the emptier one wins, then the less loaded, then
-// the one that holds more of the images.
+// the one that has less of the images to fetch.
 func Choose(v *View, pods []Pod) []Choice {
 	choices := make([]Choice, len(pods))
 	c := chooser{view: v, pods: pods, choices: choices, counts: make([]int32, len(v.slots)), inZone: make([]int32, len(v.zones.uses))}
@@ -67,7 +67,7 @@ type class struct {
 // candidate is a node that passes the filters that do not change in a pass.
 type candidate struct {
 	slot    int32
-	missing uint8 // images
+	missing uint8 // of the images, as sizeStep has it
 }
 
 // shape is what Pods of one shape share in a pass.
@@ -201,25 +201,13 @@ func (c *chooser) enter(k class) {
 		return
 	}
 	s := shape{Shape: c.pods[k.pods[0]].Shape, key: k.key, candidates: c.shape.candidates[:0]}
-	images := make([]int32, len(s.Images))
-	for i, name := range s.Images {
-		images[i] = -1
-		if id, ok := c.view.images.ids[name]; ok {
-			images[i] = id
-		}
-	}
+	images := c.view.wants(s.Images)
 	for i := range c.view.nodes {
 		n := &c.view.nodes[i]
 		if !n.known || n.suits(s.Shape) != 0 {
 			continue
 		}
-		missing := 0
-		for _, id := range images {
-			if !hasBit(n.images, id) {
-				missing++
-			}
-		}
-		s.candidates = append(s.candidates, candidate{slot: int32(i), missing: uint8(min(missing, 7))})
+		s.candidates = append(s.candidates, candidate{slot: int32(i), missing: c.view.lacks(n, images)})
 	}
 	c.shape = s
 }

@@ -5,9 +5,9 @@ package place
 //	16 Pods of the same owner on the node
 //	 4 how full the node would be, in sixteenths
 //	 3 how loaded it is now
-//	 3 images it lacks
+//	 5 how much of the images it lacks, see sizeStep
 //	12 how full it would be, exactly
-//	26 the lot: a hash of names, so that equal nodes share what they get
+//	24 the lot: a hash of names, so that equal nodes share what they get
 type rank uint64
 
 // rank is the node's for one more Pod of the shape and owner at hand.
@@ -23,9 +23,9 @@ func (c *chooser) rank(k candidate, seed uint32) rank {
 	return rank(min(uint32(c.counts[k.slot]), 0xffff))<<48 |
 		exact>>8<<44 |
 		rank(s.load)<<41 |
-		rank(k.missing)<<38 |
-		exact<<26 |
-		rank(mix(s.hash^seed)>>6)
+		rank(k.missing)<<36 |
+		exact<<24 |
+		rank(mix(s.hash^seed)>>8)
 }
 
 // fits tells whether a node has room for one more Pod of the shape at hand.

@@ -50,15 +50,16 @@ type Pod struct {
 // and never rebuilt: each costs the same whatever else is there. It is not safe
 // for use by several goroutines.
 type View struct {
-	slots  []slot           // hot: read for every candidate of every Pod
-	nodes  []node           // alike indexed
-	free   []int32          // slots without a node
-	byName map[string]int32 // to slots
-	zones  names
-	images names
-	pods   map[string]placed
-	owners map[string]map[int32]int32 // how many of an owner's Pods are in a slot
-	gained uint64
+	slots   []slot           // hot: read for every candidate of every Pod
+	nodes   []node           // alike indexed
+	free    []int32          // slots without a node
+	byName  map[string]int32 // to slots
+	zones   names
+	images  names
+	library library
+	pods    map[string]placed
+	owners  map[string]map[int32]int32 // how many of an owner's Pods are in a slot
+	gained  uint64
 }
 
 // slot is what ranks a node.
@@ -73,10 +74,12 @@ type slot struct {
 // node is what filters it.
 type node struct {
 	Node
-	known  bool // false where only Pods say that there is such a node
-	images []uint64
-	ports  map[Port]int32
-	pods   int32 // in this slot
+	known    bool // false where only Pods say that there is such a node
+	images   []uint64
+	layers   []uint64 // of those, as the library was at layersAt
+	layersAt uint64
+	ports    map[Port]int32
+	pods     int32 // in this slot
 }
 
 type placed struct {
@@ -90,11 +93,12 @@ type placed struct {
 // NewView returns a view without nodes and Pods.
 func NewView() *View {
 	return &View{
-		byName: map[string]int32{},
-		zones:  newNames(),
-		images: newNames(),
-		pods:   map[string]placed{},
-		owners: map[string]map[int32]int32{},
+		byName:  map[string]int32{},
+		zones:   newNames(),
+		images:  newNames(),
+		library: library{images: map[string]Image{}, turn: 1},
+		pods:    map[string]placed{},
+		owners:  map[string]map[int32]int32{},
 	}
 }
 
@@ -252,7 +256,7 @@ func (v *View) forgetNode(i int32) {
 	for _, image := range n.Images {
 		v.images.drop(image)
 	}
-	n.Node, n.known, n.images = Node{Name: n.Name}, false, nil
+	n.Node, n.known, n.images, n.layers, n.layersAt = Node{Name: n.Name}, false, nil, nil, 0
 }
 
 func inverse(n int64) float32 {

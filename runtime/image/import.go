@@ -17,6 +17,7 @@ import (
 type Imported struct {
 	Reference string // in its familiar form
 	Descriptor
+	Parts []Descriptor // the blobs that it is made of
 }
 
 // A tarball is what an archive held: its blobs are in the content store already.
@@ -67,7 +68,7 @@ func (s *Store) keepNamed(ctx context.Context, named []naming) ([]Imported, erro
 		}
 		list = append(list, Imported{Reference: familiar(n.name), Descriptor: Descriptor{
 			Digest: t.root.Digest.String(), MediaType: t.root.MediaType, Size: t.size(),
-		}})
+		}, Parts: t.described()})
 		s.log.Info("image imported", "image", familiar(n.name), "digest", t.root.Digest.String())
 	}
 	return list, nil

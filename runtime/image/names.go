@@ -165,11 +165,7 @@ func (s *Store) Parts(ctx context.Context, digest string) ([]Descriptor, error) 
 	if err != nil {
 		return nil, err
 	}
-	var out []Descriptor
-	for _, p := range t.parts {
-		out = append(out, described(p))
-	}
-	return out, nil
+	return t.described(), nil
 }
 
 // Has tells whether all that this machine needs to run the image is here.

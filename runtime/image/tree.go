@@ -33,6 +33,15 @@ func (t *tree) size() int64 {
 	return n
 }
 
+// described are the blobs of the image.
+func (t *tree) described() []Descriptor {
+	out := make([]Descriptor, 0, len(t.parts))
+	for _, p := range t.parts {
+		out = append(out, described(p))
+	}
+	return out
+}
+
 func (t *tree) layers() []ocispec.Descriptor { return t.parts[1:] }
 
 // maxDepth is how many indexes may stand above one another.

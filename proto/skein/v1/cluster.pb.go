@@ -2509,7 +2509,8 @@ type ImportedImage struct {
 	Reference     string                 `protobuf:"bytes,1,opt,name=reference,proto3" json:"reference,omitempty"`
 	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
 	MediaType     string                 `protobuf:"bytes,3,opt,name=media_type,json=mediaType,proto3" json:"media_type,omitempty"`
-	Size          int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"` // bytes, manifest and layers together
+	Size          int64                  `protobuf:"varint,4,opt,name=size,proto3" json:"size,omitempty"`    // bytes, manifest and layers together
+	Layers        []*ImageLayer          `protobuf:"bytes,5,rep,name=layers,proto3" json:"layers,omitempty"` // what it is made of, as far as is known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2572,6 +2573,65 @@ func (x *ImportedImage) GetSize() int64 {
 	return 0
 }
 
+func (x *ImportedImage) GetLayers() []*ImageLayer {
+	if x != nil {
+		return x.Layers
+	}
+	return nil
+}
+
+type ImageLayer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"` // bytes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageLayer) Reset() {
+	*x = ImageLayer{}
+	mi := &file_skein_v1_cluster_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageLayer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageLayer) ProtoMessage() {}
+
+func (x *ImageLayer) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_cluster_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageLayer.ProtoReflect.Descriptor instead.
+func (*ImageLayer) Descriptor() ([]byte, []int) {
+	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ImageLayer) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *ImageLayer) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
 type SaveSnapshotRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2580,7 +2640,7 @@ type SaveSnapshotRequest struct {
 
 func (x *SaveSnapshotRequest) Reset() {
 	*x = SaveSnapshotRequest{}
-	mi := &file_skein_v1_cluster_proto_msgTypes[38]
+	mi := &file_skein_v1_cluster_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2592,7 +2652,7 @@ func (x *SaveSnapshotRequest) String() string {
 func (*SaveSnapshotRequest) ProtoMessage() {}
 
 func (x *SaveSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_cluster_proto_msgTypes[38]
+	mi := &file_skein_v1_cluster_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2605,7 +2665,7 @@ func (x *SaveSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SaveSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{38}
+	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{39}
 }
 
 type SaveSnapshotResponse struct {
@@ -2617,7 +2677,7 @@ type SaveSnapshotResponse struct {
 
 func (x *SaveSnapshotResponse) Reset() {
 	*x = SaveSnapshotResponse{}
-	mi := &file_skein_v1_cluster_proto_msgTypes[39]
+	mi := &file_skein_v1_cluster_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2629,7 +2689,7 @@ func (x *SaveSnapshotResponse) String() string {
 func (*SaveSnapshotResponse) ProtoMessage() {}
 
 func (x *SaveSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_cluster_proto_msgTypes[39]
+	mi := &file_skein_v1_cluster_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2642,7 +2702,7 @@ func (x *SaveSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SaveSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*SaveSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{39}
+	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SaveSnapshotResponse) GetChunk() []byte {
@@ -2663,7 +2723,7 @@ type RestoreSnapshotRequest struct {
 
 func (x *RestoreSnapshotRequest) Reset() {
 	*x = RestoreSnapshotRequest{}
-	mi := &file_skein_v1_cluster_proto_msgTypes[40]
+	mi := &file_skein_v1_cluster_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2675,7 +2735,7 @@ func (x *RestoreSnapshotRequest) String() string {
 func (*RestoreSnapshotRequest) ProtoMessage() {}
 
 func (x *RestoreSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_cluster_proto_msgTypes[40]
+	mi := &file_skein_v1_cluster_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2688,7 +2748,7 @@ func (x *RestoreSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*RestoreSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{40}
+	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RestoreSnapshotRequest) GetChunk() []byte {
@@ -2723,7 +2783,7 @@ type RestoreSnapshotResponse struct {
 
 func (x *RestoreSnapshotResponse) Reset() {
 	*x = RestoreSnapshotResponse{}
-	mi := &file_skein_v1_cluster_proto_msgTypes[41]
+	mi := &file_skein_v1_cluster_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2735,7 +2795,7 @@ func (x *RestoreSnapshotResponse) String() string {
 func (*RestoreSnapshotResponse) ProtoMessage() {}
 
 func (x *RestoreSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_cluster_proto_msgTypes[41]
+	mi := &file_skein_v1_cluster_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2748,7 +2808,7 @@ func (x *RestoreSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*RestoreSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{41}
+	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RestoreSnapshotResponse) GetApplied() []*Applied {
@@ -2791,7 +2851,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_skein_v1_cluster_proto_msgTypes[42]
+	mi := &file_skein_v1_cluster_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2803,7 +2863,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_cluster_proto_msgTypes[42]
+	mi := &file_skein_v1_cluster_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2816,7 +2876,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{42}
+	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SnapshotHeader) GetFormat() uint32 {
@@ -3070,13 +3130,18 @@ const file_skein_v1_cluster_proto_rawDesc = "" +
 	"references\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x14\n" +
 	"\x05bytes\x18\x03 \x01(\x03R\x05bytes\x12/\n" +
-	"\x06images\x18\x04 \x03(\v2\x17.skein.v1.ImportedImageR\x06images\"x\n" +
+	"\x06images\x18\x04 \x03(\v2\x17.skein.v1.ImportedImageR\x06images\"\xa6\x01\n" +
 	"\rImportedImage\x12\x1c\n" +
 	"\treference\x18\x01 \x01(\tR\treference\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1d\n" +
 	"\n" +
 	"media_type\x18\x03 \x01(\tR\tmediaType\x12\x12\n" +
-	"\x04size\x18\x04 \x01(\x03R\x04size\"\x15\n" +
+	"\x04size\x18\x04 \x01(\x03R\x04size\x12,\n" +
+	"\x06layers\x18\x05 \x03(\v2\x14.skein.v1.ImageLayerR\x06layers\"8\n" +
+	"\n" +
+	"ImageLayer\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\tR\x06digest\x12\x12\n" +
+	"\x04size\x18\x02 \x01(\x03R\x04size\"\x15\n" +
 	"\x13SaveSnapshotRequest\",\n" +
 	"\x14SaveSnapshotResponse\x12\x14\n" +
 	"\x05chunk\x18\x01 \x01(\fR\x05chunk\"]\n" +
@@ -3150,7 +3215,7 @@ func file_skein_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_skein_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_skein_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_skein_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_skein_v1_cluster_proto_goTypes = []any{
 	(Format)(0),                     // 0: skein.v1.Format
 	(*ErrorInfo)(nil),               // 1: skein.v1.ErrorInfo
@@ -3191,14 +3256,15 @@ var file_skein_v1_cluster_proto_goTypes = []any{
 	(*ImportImageRequest)(nil),      // 36: skein.v1.ImportImageRequest
 	(*ImportImageResponse)(nil),     // 37: skein.v1.ImportImageResponse
 	(*ImportedImage)(nil),           // 38: skein.v1.ImportedImage
-	(*SaveSnapshotRequest)(nil),     // 39: skein.v1.SaveSnapshotRequest
-	(*SaveSnapshotResponse)(nil),    // 40: skein.v1.SaveSnapshotResponse
-	(*RestoreSnapshotRequest)(nil),  // 41: skein.v1.RestoreSnapshotRequest
-	(*RestoreSnapshotResponse)(nil), // 42: skein.v1.RestoreSnapshotResponse
-	(*SnapshotHeader)(nil),          // 43: skein.v1.SnapshotHeader
-	nil,                             // 44: skein.v1.SnapshotHeader.CountsEntry
-	nil,                             // 45: skein.v1.SnapshotHeader.LeftOutEntry
-	(*ImagePull)(nil),               // 46: skein.v1.ImagePull
+	(*ImageLayer)(nil),              // 39: skein.v1.ImageLayer
+	(*SaveSnapshotRequest)(nil),     // 40: skein.v1.SaveSnapshotRequest
+	(*SaveSnapshotResponse)(nil),    // 41: skein.v1.SaveSnapshotResponse
+	(*RestoreSnapshotRequest)(nil),  // 42: skein.v1.RestoreSnapshotRequest
+	(*RestoreSnapshotResponse)(nil), // 43: skein.v1.RestoreSnapshotResponse
+	(*SnapshotHeader)(nil),          // 44: skein.v1.SnapshotHeader
+	nil,                             // 45: skein.v1.SnapshotHeader.CountsEntry
+	nil,                             // 46: skein.v1.SnapshotHeader.LeftOutEntry
+	(*ImagePull)(nil),               // 47: skein.v1.ImagePull
 }
 var file_skein_v1_cluster_proto_depIdxs = []int32{
 	5,  // 0: skein.v1.ApplyResponse.applied:type_name -> skein.v1.Applied
@@ -3213,7 +3279,7 @@ var file_skein_v1_cluster_proto_depIdxs = []int32{
 	5,  // 9: skein.v1.DeleteResponse.deleted:type_name -> skein.v1.Applied
 	2,  // 10: skein.v1.DescribeRequest.object:type_name -> skein.v1.ObjectRef
 	2,  // 11: skein.v1.AwaitRequest.object:type_name -> skein.v1.ObjectRef
-	46, // 12: skein.v1.AwaitResponse.pulls:type_name -> skein.v1.ImagePull
+	47, // 12: skein.v1.AwaitResponse.pulls:type_name -> skein.v1.ImagePull
 	2,  // 13: skein.v1.LogsRequest.objects:type_name -> skein.v1.ObjectRef
 	23, // 14: skein.v1.LogsResponse.batch:type_name -> skein.v1.LogsResponse
 	25, // 15: skein.v1.ExecRequest.start:type_name -> skein.v1.ExecStart
@@ -3222,54 +3288,55 @@ var file_skein_v1_cluster_proto_depIdxs = []int32{
 	26, // 18: skein.v1.ExecStart.size:type_name -> skein.v1.TerminalSize
 	0,  // 19: skein.v1.ListTokensRequest.format:type_name -> skein.v1.Format
 	38, // 20: skein.v1.ImportImageResponse.images:type_name -> skein.v1.ImportedImage
-	5,  // 21: skein.v1.RestoreSnapshotResponse.applied:type_name -> skein.v1.Applied
-	2,  // 22: skein.v1.RestoreSnapshotResponse.kept:type_name -> skein.v1.ObjectRef
-	43, // 23: skein.v1.RestoreSnapshotResponse.header:type_name -> skein.v1.SnapshotHeader
-	44, // 24: skein.v1.SnapshotHeader.counts:type_name -> skein.v1.SnapshotHeader.CountsEntry
-	45, // 25: skein.v1.SnapshotHeader.left_out:type_name -> skein.v1.SnapshotHeader.LeftOutEntry
-	3,  // 26: skein.v1.ClusterService.Apply:input_type -> skein.v1.ApplyRequest
-	6,  // 27: skein.v1.ClusterService.Get:input_type -> skein.v1.GetRequest
-	6,  // 28: skein.v1.ClusterService.Watch:input_type -> skein.v1.GetRequest
-	11, // 29: skein.v1.ClusterService.Patch:input_type -> skein.v1.PatchRequest
-	13, // 30: skein.v1.ClusterService.Delete:input_type -> skein.v1.DeleteRequest
-	15, // 31: skein.v1.ClusterService.Describe:input_type -> skein.v1.DescribeRequest
-	17, // 32: skein.v1.ClusterService.Await:input_type -> skein.v1.AwaitRequest
-	19, // 33: skein.v1.ClusterService.Status:input_type -> skein.v1.StatusRequest
-	20, // 34: skein.v1.ClusterService.Version:input_type -> skein.v1.VersionRequest
-	22, // 35: skein.v1.ClusterService.Logs:input_type -> skein.v1.LogsRequest
-	24, // 36: skein.v1.ClusterService.Exec:input_type -> skein.v1.ExecRequest
-	28, // 37: skein.v1.ClusterService.Drain:input_type -> skein.v1.DrainRequest
-	29, // 38: skein.v1.ClusterService.RemoveNode:input_type -> skein.v1.RemoveNodeRequest
-	31, // 39: skein.v1.ClusterService.CreateToken:input_type -> skein.v1.CreateTokenRequest
-	33, // 40: skein.v1.ClusterService.ListTokens:input_type -> skein.v1.ListTokensRequest
-	34, // 41: skein.v1.ClusterService.RevokeToken:input_type -> skein.v1.RevokeTokenRequest
-	36, // 42: skein.v1.ClusterService.ImportImage:input_type -> skein.v1.ImportImageRequest
-	39, // 43: skein.v1.ClusterService.SaveSnapshot:input_type -> skein.v1.SaveSnapshotRequest
-	41, // 44: skein.v1.ClusterService.RestoreSnapshot:input_type -> skein.v1.RestoreSnapshotRequest
-	4,  // 45: skein.v1.ClusterService.Apply:output_type -> skein.v1.ApplyResponse
-	9,  // 46: skein.v1.ClusterService.Get:output_type -> skein.v1.GetResponse
-	10, // 47: skein.v1.ClusterService.Watch:output_type -> skein.v1.WatchResponse
-	12, // 48: skein.v1.ClusterService.Patch:output_type -> skein.v1.PatchResponse
-	14, // 49: skein.v1.ClusterService.Delete:output_type -> skein.v1.DeleteResponse
-	16, // 50: skein.v1.ClusterService.Describe:output_type -> skein.v1.TextResponse
-	18, // 51: skein.v1.ClusterService.Await:output_type -> skein.v1.AwaitResponse
-	16, // 52: skein.v1.ClusterService.Status:output_type -> skein.v1.TextResponse
-	21, // 53: skein.v1.ClusterService.Version:output_type -> skein.v1.VersionResponse
-	23, // 54: skein.v1.ClusterService.Logs:output_type -> skein.v1.LogsResponse
-	27, // 55: skein.v1.ClusterService.Exec:output_type -> skein.v1.ExecResponse
-	18, // 56: skein.v1.ClusterService.Drain:output_type -> skein.v1.AwaitResponse
-	30, // 57: skein.v1.ClusterService.RemoveNode:output_type -> skein.v1.RemoveNodeResponse
-	32, // 58: skein.v1.ClusterService.CreateToken:output_type -> skein.v1.CreateTokenResponse
-	9,  // 59: skein.v1.ClusterService.ListTokens:output_type -> skein.v1.GetResponse
-	35, // 60: skein.v1.ClusterService.RevokeToken:output_type -> skein.v1.RevokeTokenResponse
-	37, // 61: skein.v1.ClusterService.ImportImage:output_type -> skein.v1.ImportImageResponse
-	40, // 62: skein.v1.ClusterService.SaveSnapshot:output_type -> skein.v1.SaveSnapshotResponse
-	42, // 63: skein.v1.ClusterService.RestoreSnapshot:output_type -> skein.v1.RestoreSnapshotResponse
-	45, // [45:64] is the sub-list for method output_type
-	26, // [26:45] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	39, // 21: skein.v1.ImportedImage.layers:type_name -> skein.v1.ImageLayer
+	5,  // 22: skein.v1.RestoreSnapshotResponse.applied:type_name -> skein.v1.Applied
+	2,  // 23: skein.v1.RestoreSnapshotResponse.kept:type_name -> skein.v1.ObjectRef
+	44, // 24: skein.v1.RestoreSnapshotResponse.header:type_name -> skein.v1.SnapshotHeader
+	45, // 25: skein.v1.SnapshotHeader.counts:type_name -> skein.v1.SnapshotHeader.CountsEntry
+	46, // 26: skein.v1.SnapshotHeader.left_out:type_name -> skein.v1.SnapshotHeader.LeftOutEntry
+	3,  // 27: skein.v1.ClusterService.Apply:input_type -> skein.v1.ApplyRequest
+	6,  // 28: skein.v1.ClusterService.Get:input_type -> skein.v1.GetRequest
+	6,  // 29: skein.v1.ClusterService.Watch:input_type -> skein.v1.GetRequest
+	11, // 30: skein.v1.ClusterService.Patch:input_type -> skein.v1.PatchRequest
+	13, // 31: skein.v1.ClusterService.Delete:input_type -> skein.v1.DeleteRequest
+	15, // 32: skein.v1.ClusterService.Describe:input_type -> skein.v1.DescribeRequest
+	17, // 33: skein.v1.ClusterService.Await:input_type -> skein.v1.AwaitRequest
+	19, // 34: skein.v1.ClusterService.Status:input_type -> skein.v1.StatusRequest
+	20, // 35: skein.v1.ClusterService.Version:input_type -> skein.v1.VersionRequest
+	22, // 36: skein.v1.ClusterService.Logs:input_type -> skein.v1.LogsRequest
+	24, // 37: skein.v1.ClusterService.Exec:input_type -> skein.v1.ExecRequest
+	28, // 38: skein.v1.ClusterService.Drain:input_type -> skein.v1.DrainRequest
+	29, // 39: skein.v1.ClusterService.RemoveNode:input_type -> skein.v1.RemoveNodeRequest
+	31, // 40: skein.v1.ClusterService.CreateToken:input_type -> skein.v1.CreateTokenRequest
+	33, // 41: skein.v1.ClusterService.ListTokens:input_type -> skein.v1.ListTokensRequest
+	34, // 42: skein.v1.ClusterService.RevokeToken:input_type -> skein.v1.RevokeTokenRequest
+	36, // 43: skein.v1.ClusterService.ImportImage:input_type -> skein.v1.ImportImageRequest
+	40, // 44: skein.v1.ClusterService.SaveSnapshot:input_type -> skein.v1.SaveSnapshotRequest
+	42, // 45: skein.v1.ClusterService.RestoreSnapshot:input_type -> skein.v1.RestoreSnapshotRequest
+	4,  // 46: skein.v1.ClusterService.Apply:output_type -> skein.v1.ApplyResponse
+	9,  // 47: skein.v1.ClusterService.Get:output_type -> skein.v1.GetResponse
+	10, // 48: skein.v1.ClusterService.Watch:output_type -> skein.v1.WatchResponse
+	12, // 49: skein.v1.ClusterService.Patch:output_type -> skein.v1.PatchResponse
+	14, // 50: skein.v1.ClusterService.Delete:output_type -> skein.v1.DeleteResponse
+	16, // 51: skein.v1.ClusterService.Describe:output_type -> skein.v1.TextResponse
+	18, // 52: skein.v1.ClusterService.Await:output_type -> skein.v1.AwaitResponse
+	16, // 53: skein.v1.ClusterService.Status:output_type -> skein.v1.TextResponse
+	21, // 54: skein.v1.ClusterService.Version:output_type -> skein.v1.VersionResponse
+	23, // 55: skein.v1.ClusterService.Logs:output_type -> skein.v1.LogsResponse
+	27, // 56: skein.v1.ClusterService.Exec:output_type -> skein.v1.ExecResponse
+	18, // 57: skein.v1.ClusterService.Drain:output_type -> skein.v1.AwaitResponse
+	30, // 58: skein.v1.ClusterService.RemoveNode:output_type -> skein.v1.RemoveNodeResponse
+	32, // 59: skein.v1.ClusterService.CreateToken:output_type -> skein.v1.CreateTokenResponse
+	9,  // 60: skein.v1.ClusterService.ListTokens:output_type -> skein.v1.GetResponse
+	35, // 61: skein.v1.ClusterService.RevokeToken:output_type -> skein.v1.RevokeTokenResponse
+	37, // 62: skein.v1.ClusterService.ImportImage:output_type -> skein.v1.ImportImageResponse
+	41, // 63: skein.v1.ClusterService.SaveSnapshot:output_type -> skein.v1.SaveSnapshotResponse
+	43, // 64: skein.v1.ClusterService.RestoreSnapshot:output_type -> skein.v1.RestoreSnapshotResponse
+	46, // [46:65] is the sub-list for method output_type
+	27, // [27:46] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_skein_v1_cluster_proto_init() }
@@ -3295,7 +3362,7 @@ func file_skein_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skein_v1_cluster_proto_rawDesc), len(file_skein_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   45,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
