@@ -25,7 +25,7 @@ type lab struct {
 
 // raise makes a lab of so many nodes. The caller takes it down.
 func (b *bench) raise(ctx context.Context, nodes int) (*lab, error) {
-	l := &lab{b: b, ctx: ctx, env: append(os.Environ(), "SKEIN_CONFIG="+filepath.Join(b.dir, "config.json"))}
+	l := &lab{b: b, ctx: ctx, env: append(os.Environ(), "SKEIN_CONFIG="+filepath.Join(b.dir, "contexts", "config.json"))}
 	if _, err := l.skeind("lab", "down", "--name", labName); err != nil { // of a run that was broken off
 		return nil, err
 	}
