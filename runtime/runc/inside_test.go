@@ -89,6 +89,25 @@ func TestWhatIsAskedForIsGiven(t *testing.T) {
 				c.Mounts = []container.Mount{{Type: "bind", Source: filepath.Join(world, "image/etc/group"), Target: "/etc/hostname", Options: []string{"bind", "ro"}}}
 			}, want: "root:x:0:\nredis:x:998:\nlog:x:44:redis",
 		},
+		"names of the Pod in a volume over their folder": {
+			words: []string{"read", "/etc/hostname", ";", "read", "/etc/group"},
+			ask: func(c *container.Spec) {
+				dir := filepath.Join(s.dir, "etc")
+				s.must(os.Mkdir(dir, 0o755))
+				s.must(os.WriteFile(filepath.Join(dir, "group"), []byte("of the volume"), 0o644))
+				s.must(os.WriteFile(filepath.Join(dir, "hostname"), []byte("hidden"), 0o644))
+				c.Mounts = []container.Mount{{Type: "bind", Source: dir, Target: "/etc", Options: []string{"bind", "rw"}}}
+			}, want: "host-pod\nof the volume",
+		},
+		"a volume over their folder that has no place for them": {
+			words: []string{"read", "/etc/hostname", ";", "read", "/etc/group"},
+			ask: func(c *container.Spec) {
+				dir := filepath.Join(s.dir, "etc-ro")
+				s.must(os.Mkdir(dir, 0o755))
+				s.must(os.WriteFile(filepath.Join(dir, "group"), []byte("of the volume"), 0o644))
+				c.Mounts = []container.Mount{{Type: "bind", Source: dir, Target: "/etc", Options: []string{"bind", "ro"}}}
+			}, want: "open /etc/hostname: no such file or directory\nof the volume",
+		},
 		"settings of the kernel": {
 			words: []string{"read", "/proc/sys/net/ipv4/ip_unprivileged_port_start", ";", "read", "/proc/sys/kernel/shm_rmid_forced"},
 			ask: func(c *container.Spec) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -142,6 +143,21 @@ func (d *Driver) podFiles(s container.Sandbox) map[string]string {
 		out["/etc/resolv.conf"] = filepath.Join(d.shared(s.Pod), "resolv.conf")
 	}
 	return out
+}
+
+// mountable leaves out those files of the Pod for which there is no place: in a
+// volume over their folder that cannot be written and has no such file.
+func mountable(files map[string]string, mounts []container.Mount) map[string]string {
+	maps.DeleteFunc(files, func(at, _ string) bool {
+		return slices.ContainsFunc(mounts, func(m container.Mount) bool {
+			if filepath.Clean("/"+m.Target) != filepath.Dir(at) || !slices.Contains(m.Options, "ro") {
+				return false
+			}
+			_, err := os.Lstat(filepath.Join(m.Source, filepath.Base(at)))
+			return errors.Is(err, fs.ErrNotExist)
+		})
+	})
+	return files
 }
 
 // RemoveSandbox lets go of a Pod's namespaces, its cgroup and its folder, with

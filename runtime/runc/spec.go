@@ -2,6 +2,7 @@ package runc
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -121,14 +122,16 @@ func makeMounts(c container.Spec, f frame) []specs.Mount {
 		wished[path.Clean("/"+m.Target)] = true
 	}
 	out = slices.DeleteFunc(out, func(m specs.Mount) bool { return wished[m.Destination] })
-	for _, at := range slices.Sorted(keys(f.Files)) {
-		if !wished[at] {
-			out = append(out, specs.Mount{Destination: at, Type: "bind", Source: f.Files[at], Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"}})
-		}
-	}
-	rest := make([]specs.Mount, 0, len(c.Mounts))
+	rest := make([]specs.Mount, 0, len(c.Mounts)+len(f.Files)+1)
 	for _, m := range c.Mounts {
 		rest = append(rest, specs.Mount{Destination: path.Clean("/" + m.Target), Type: m.Type, Source: m.Source, Options: m.Options})
+	}
+	// The Pod's own files are there in a volume over their folder too, as
+	// Kubernetes has it, unless the container mounts that very path.
+	for _, at := range slices.Sorted(maps.Keys(f.Files)) {
+		if !wished[at] {
+			rest = append(rest, specs.Mount{Destination: at, Type: "bind", Source: f.Files[at], Options: []string{"bind", "ro", "nosuid", "nodev", "noexec"}})
+		}
 	}
 	if at := path.Clean("/" + c.MessagePath); f.Message != "" && !wished[at] {
 		rest = append(rest, specs.Mount{Destination: at, Type: "bind", Source: f.Message, Options: []string{"bind", "rw", "nosuid", "nodev", "noexec"}})
@@ -138,16 +141,6 @@ func makeMounts(c container.Spec, f frame) []specs.Mount {
 		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
 	})
 	return append(out, rest...)
-}
-
-func keys[K comparable, V any](m map[K]V) func(func(K) bool) {
-	return func(yield func(K) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
 }
 
 func makeResources(c container.Spec, f frame) *specs.LinuxResources {

@@ -67,6 +67,9 @@ func TestMakeSpec(t *testing.T) {
 				{Type: "tmpfs", Source: "tmpfs", Target: "/dev/shm", Options: []string{"size=1g"}},
 			}
 		},
+		"volume-at-etc": func(c *container.Spec, _ *frame) {
+			c.Mounts = []container.Mount{{Type: "bind", Source: "/vol/etc", Target: "/etc", Options: []string{"bind", "rw"}}}
+		},
 		"privileged": func(c *container.Spec, f *frame) {
 			c.Security.Privileged = true
 			f.Caps, f.Seccomp = []string{"CAP_SYS_ADMIN"}, nil

@@ -142,7 +142,7 @@ func (d *Driver) launch(ctx context.Context, id container.ID, streams keeper.Str
 func (d *Driver) ociSpec(spec container.Spec) (*specs.Spec, error) {
 	id := spec.ID
 	f := frame{
-		Root: d.rootfs(id), Cgroup: d.cgroup(id), Shm: filepath.Join(d.shared(id.Pod), "shm"), Files: d.podFiles(spec.Sandbox),
+		Root: d.rootfs(id), Cgroup: d.cgroup(id), Shm: filepath.Join(d.shared(id.Pod), "shm"), Files: mountable(d.podFiles(spec.Sandbox), spec.Mounts),
 		Namespaces: map[string]string{"ipc": d.pins.Path(id.Pod, network.IPC), "uts": d.pins.Path(id.Pod, network.UTS)},
 		Unified:    d.host.unified, SwapLimit: d.host.swap, NoFile: d.host.noFile, OOMFloor: d.host.oomFloor,
 	}
