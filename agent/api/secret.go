@@ -117,9 +117,9 @@ func (s *Server) policyAllows(obj object.Object, others []object.Manifest) error
 		}
 	}
 	for _, w := range wants {
-		if !object.Allows(ns, w.Policy) {
+		if !w.AllowedBy(ns) {
 			return refuse(connect.CodePermissionDenied, exitDenied,
-				fmt.Sprintf("an administrator allows it by the annotation %s: %s on the namespace", w.Policy, object.PolicyAllow),
+				fmt.Sprintf("an administrator allows it by the annotation %s on the namespace", w.Annotation()),
 				"%s of %s: the namespace %q does not allow it; nothing was changed", w.Path, object.KeyOf(obj), obj.GetNamespace())
 		}
 	}

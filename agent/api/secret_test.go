@@ -170,18 +170,33 @@ func TestNamespacesAllowWhatCouldHarmTheirMachines(t *testing.T) {
 	if _, err := w.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: ops, annotations: {skein.dev/privileged: allow}}\n"); err != nil {
 		t.Fatal(err)
 	}
+	capability := func(add string) string { return "    securityContext: {capabilities: {add: [" + add + "]}}\n" }
+	if _, err := w.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: net, annotations: {skein.dev/capabilities: \"NET_ADMIN, SYS_NICE\"}}\n"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: bad, annotations: {skein.dev/capabilities: \"CAP_NET_ADMIN\"}}\n"); err == nil || !strings.Contains(err.Error(), "NET_ADMIN") {
+		t.Errorf("a capability that is written otherwise: %v", err)
+	}
 	for what, tt := range map[string]struct{ manifest, want string }{
-		"elsewhere":          {pod("default", privileged), "spec.containers[0].securityContext.privileged"},
-		"one of two":         {pod("ops", both), "spec.volumes[0].hostPath"},
-		"a contradiction":    {pod("ops", "    securityContext: {privileged: true, allowPrivilegeEscalation: false}\n"), "cannot be false"},
-		"as init containers": {pod("default", "") + "  initContainers: [{name: i, image: \"web:1\", securityContext: {privileged: true}}]\n", "spec.initContainers[0].securityContext.privileged"},
+		"elsewhere":               {pod("default", privileged), "spec.containers[0].securityContext.privileged"},
+		"one of two":              {pod("ops", both), "spec.volumes[0].hostPath"},
+		"a contradiction":         {pod("ops", "    securityContext: {privileged: true, allowPrivilegeEscalation: false}\n"), "cannot be false"},
+		"a capability":            {pod("default", capability("CHOWN, SYS_TIME")), "spec.containers[0].securityContext.capabilities.add[1]"},
+		"a capability not listed": {pod("net", capability("SYS_TIME")), "spec.containers[0].securityContext.capabilities.add[0]"},
+		"all of them":             {pod("net", capability("ALL")), "capabilities.add[0]"},
+		"as init containers":      {pod("default", "") + "  initContainers: [{name: i, image: \"web:1\", securityContext: {privileged: true}}]\n", "spec.initContainers[0].securityContext.privileged"},
 	} {
 		if _, err := w.apply(tt.manifest); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, want it refused for %s", what, err, tt.want)
 		}
 	}
-	if _, err := w.apply(pod("ops", privileged)); err != nil {
-		t.Errorf("where it is allowed: %v", err)
+	for _, manifest := range []string{
+		pod("ops", privileged), strings.ReplaceAll(pod("ops", capability("SYS_ADMIN")), "name: p,", "name: p2,"), // who may all may this
+		pod("net", capability("NET_ADMIN, CHOWN")), pod("default", capability("NET_BIND_SERVICE")),
+	} {
+		if _, err := w.apply(manifest); err != nil {
+			t.Errorf("where it is allowed: %v", err)
+		}
 	}
 }
 

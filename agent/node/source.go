@@ -12,8 +12,10 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/skein-dev/skein/agent/object"
 	"github.com/skein-dev/skein/consensus/state"
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
+	"github.com/skein-dev/skein/runtime/container"
 )
 
 // A keeper of small things in memory, for root alone, which outlive the agent.
@@ -146,11 +148,27 @@ func (s *Sources) save(name string, msg *skeinv1.SourcesResponse) {
 	}
 }
 
-// allows tells whether a namespace allows its Pods what a policy is about.
-func (s *Sources) allows(namespace, policy string) bool {
+// allowed tells what a namespace allows its containers.
+func (s *Sources) allowed(namespace string) container.Allowed {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Contains(s.policies[namespace], policy)
+	have := s.policies[namespace]
+	return container.Allowed{
+		HostPaths: slices.Contains(have, object.AnnotationHostPath), Privileged: slices.Contains(have, object.AnnotationPrivileged),
+		Capabilities: object.CapabilitiesIn(have),
+	}
+}
+
+// permit refuses a container that asks for more than its namespace allows.
+func permit(namespace string, s container.Security) error {
+	err := s.Check()
+	switch {
+	case err == nil:
+		return nil
+	case s.Privileged:
+		return fmt.Errorf("the namespace %q does not allow securityContext.privileged (annotation %s)", namespace, object.AnnotationPrivileged)
+	}
+	return fmt.Errorf("securityContext.capabilities.add: %w, %q (annotation %s)", err, namespace, object.AnnotationCapabilities)
 }
 
 var (

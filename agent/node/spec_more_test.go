@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/skein-dev/skein/agent/object"
+	"github.com/skein-dev/skein/runtime/container"
 	"github.com/skein-dev/skein/runtime/image"
 	"github.com/skein-dev/skein/runtime/runc"
 )
@@ -59,6 +60,15 @@ func TestSysctlsAndHosts(t *testing.T) {
 }
 
 // What admission takes the driver takes, and nothing else.
+func TestCapabilityListsAgree(t *testing.T) {
+	a, b := object.DefaultCapabilities(), container.DefaultCapabilities()
+	slices.Sort(a)
+	slices.Sort(b)
+	if !slices.Equal(a, b) {
+		t.Errorf("admission takes %s\nthe driver %s", strings.Join(a, " "), strings.Join(b, " "))
+	}
+}
+
 func TestSysctlListsAgree(t *testing.T) {
 	a, b := object.SafeSysctls(), runc.SafeSysctls()
 	slices.Sort(a)

@@ -10,7 +10,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"github.com/skein-dev/skein/agent/object"
 	"github.com/skein-dev/skein/runtime/container"
 )
 
@@ -165,8 +164,9 @@ func (w *worker) startOnce(ctx context.Context, pod *corev1.Pod, c *corev1.Conta
 	if err != nil {
 		return reasonConfig, err
 	}
-	if spec.Security.Privileged && !w.node.sources.allows(pod.Namespace, object.AnnotationPrivileged) {
-		return reasonConfig, fmt.Errorf("the namespace %q does not allow securityContext.privileged (annotation %s)", pod.Namespace, object.AnnotationPrivileged)
+	spec.Security.Allowed = w.node.sources.allowed(pod.Namespace)
+	if err := permit(pod.Namespace, spec.Security); err != nil {
+		return reasonConfig, err
 	}
 	spec.StopSignal = stopSignal(c, img)
 	spec.MessagePath = cmp.Or(c.TerminationMessagePath, corev1.TerminationMessagePathDefault)

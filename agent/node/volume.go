@@ -90,7 +90,6 @@ func (w *worker) mountVolumes(pod *corev1.Pod, c *corev1.Container, spec *contai
 	}
 	w.making.Lock() // containers of a Pod start beside each other
 	defer w.making.Unlock()
-	spec.Security.HostPaths = w.node.sources.allows(pod.Namespace, object.AnnotationHostPath)
 	env := readEnv(spec.Env)
 	for i := range c.VolumeMounts {
 		m := &c.VolumeMounts[i]
@@ -127,7 +126,7 @@ func (w *worker) mountOne(pod *corev1.Pod, m *corev1.VolumeMount, spec *containe
 	readOnly := m.ReadOnly
 	switch {
 	case v.HostPath != nil:
-		if !spec.Security.HostPaths {
+		if !spec.Security.Allowed.HostPaths {
 			return out, fmt.Errorf("the namespace %q does not allow hostPath (annotation %s)", pod.Namespace, object.AnnotationHostPath)
 		}
 		kind := volume.HostAny

@@ -195,7 +195,7 @@ func TestFoldersOfTheMachineTakeAPolicyOnTheNodeToo(t *testing.T) {
 		pass(time.Second)
 		mu.Lock()
 		defer mu.Unlock()
-		if len(w.running("a")) != 1 || !seen.Security.HostPaths || len(seen.Mounts) != 1 {
+		if len(w.running("a")) != 1 || !seen.Security.Allowed.HostPaths || len(seen.Mounts) != 1 {
 			t.Errorf("with it: %d run, of %+v", len(w.running("a")), seen)
 		}
 	})
@@ -282,6 +282,35 @@ func TestPrivilegesAreAskedForOnTheNode(t *testing.T) {
 		defer mu.Unlock()
 		if len(w.running("a")) != 1 || !seen.Security.Privileged {
 			t.Errorf("with it: %d run, of %+v", len(w.running("a")), seen.Security)
+		}
+	})
+}
+
+// So does one that asks for a capability that not everybody has.
+func TestCapabilitiesAreAskedForOnTheNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(container.Spec) containertest.Process { return containertest.Process{Runs: containertest.Forever} })
+		defer w.run()()
+		for name, add := range map[string]corev1.Capability{"a": "SYS_TIME", "b": "CHOWN"} {
+			w.putObject(newPod(name, func(p *corev1.Pod) {
+				p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{add}}}
+			}))
+		}
+		allow := func(what string) {
+			w.tell(&skeinv1.SourcesResponse{Policy: &skeinv1.NamespacePolicy{Namespace: "default", Allows: []string{object.AnnotationCapabilities + "=" + what}}})
+			pass(time.Minute)
+		}
+		allow("NET_ADMIN")
+		s := w.get("a").Status.ContainerStatuses[0].State.Waiting
+		if s == nil || s.Reason != reasonConfig || !strings.Contains(s.Message, "SYS_TIME") || !strings.Contains(s.Message, object.AnnotationCapabilities) {
+			t.Errorf("without the policy: %+v", s)
+		}
+		if len(w.running("b")) != 1 {
+			t.Error("what everybody has is not given")
+		}
+		allow("SYS_TIME")
+		if len(w.running("a")) != 1 {
+			t.Errorf("with it: %+v", w.get("a").Status.ContainerStatuses)
 		}
 	})
 }

@@ -100,6 +100,7 @@ const docsTail = `
 | ` + "`" + AnnotationWhenIsolated + "`" + ` | Pod, template | what becomes of it on a node that is cut off from the leader: ` + "`keep`" + ` (as without it), it runs on; ` + "`stop`" + `, it is frozen after 8 s and killed after 10 s, see [fencing](fencing.md); it cannot be changed on a Pod |
 | ` + "`" + AnnotationHostPath + "`" + ` | Namespace | ` + "`allow`" + ` lets its Pods mount folders of their machine (` + "`hostPath`" + `); it takes the role admin to set it or take it back |
 | ` + "`" + AnnotationPrivileged + "`" + ` | Namespace | ` + "`allow`" + ` lets its containers be ` + "`privileged`" + `, by the same rule |
+| ` + "`" + AnnotationCapabilities + "`" + ` | Namespace | ` + "`NET_ADMIN,SYS_TIME`" + `, or ` + "`ALL`" + `: capabilities that its containers may add beyond those that each has, by the same rule |
 
 Every other key of skein.dev is the cluster's own, and unknown ones are refused.
 

@@ -36,6 +36,9 @@ const (
 	AnnotationHostPath = "skein.dev/host-path"
 	// On a Namespace: "allow" lets its containers be privileged, by the same rule.
 	AnnotationPrivileged = "skein.dev/privileged"
+	// On a Namespace: the capabilities that its containers may have beyond those
+	// that they have anyway, "NET_ADMIN,SYS_TIME" or "ALL", by the same rule.
+	AnnotationCapabilities = "skein.dev/capabilities"
 	annotationPrefix     = "skein.dev/"
 )
 

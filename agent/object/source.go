@@ -71,15 +71,3 @@ func envSources(c *corev1.Container, add func(kind, name string)) {
 		}
 	}
 }
-
-// PoliciesOf lists what a namespace allows its Pods, sorted.
-func PoliciesOf(ns *corev1.Namespace) []string {
-	var out []string
-	for _, key := range policies {
-		if Allows(ns, key) {
-			out = append(out, key)
-		}
-	}
-	slices.Sort(out)
-	return out
-}

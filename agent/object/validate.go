@@ -89,7 +89,7 @@ func (p *problems) labels(set map[string]string, path string) {
 }
 
 // ours are the annotations of skein.dev that objects may carry.
-var ours = []string{AnnotationKey, AnnotationAdvertise, AnnotationApplied, AnnotationRestarted, AnnotationRevision, AnnotationExclusive, AnnotationWhenIsolated, AnnotationHostPath, AnnotationPrivileged}
+var ours = []string{AnnotationKey, AnnotationAdvertise, AnnotationApplied, AnnotationRestarted, AnnotationRevision, AnnotationExclusive, AnnotationWhenIsolated, AnnotationHostPath, AnnotationPrivileged, AnnotationCapabilities}
 
 func (p *problems) annotations(set map[string]string, path string) {
 	total := 0

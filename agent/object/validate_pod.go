@@ -348,16 +348,20 @@ func (p *problems) security(s *corev1.SecurityContext, path string) {
 
 func (p *problems) capabilities(list []corev1.Capability, path string) {
 	for i, c := range list {
-		if slices.Contains(capabilities, string(c)) {
-			continue
-		}
-		bare := strings.TrimPrefix(strings.ToUpper(string(c)), "CAP_")
-		hint := "capabilities are written like NET_ADMIN"
-		if near := nearest(bare, capabilities); near != "" {
-			hint = fmt.Sprintf("write %s", near)
-		}
-		p.hint(indexed(path, i), hint, "%q is no capability", clip(string(c)))
+		p.capability(string(c), indexed(path, i))
 	}
+}
+
+func (p *problems) capability(name, path string) {
+	if slices.Contains(capabilities, name) {
+		return
+	}
+	bare := strings.TrimPrefix(strings.ToUpper(name), "CAP_")
+	hint := "capabilities are written like NET_ADMIN"
+	if near := nearest(bare, capabilities); near != "" {
+		hint = fmt.Sprintf("write %s", near)
+	}
+	p.hint(path, hint, "%q is no capability", clip(name))
 }
 
 // nonRoot finds the contradiction that would only show when the container is to

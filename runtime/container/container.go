@@ -94,7 +94,7 @@ type Security struct {
 	AddCapabilities          []string // "NET_ADMIN", without CAP_
 	DropCapabilities         []string // "ALL" drops all
 	Unconfined               bool     // no seccomp profile
-	HostPaths                bool     // mount folders of its machine, which its namespace allows
+	Allowed                  Allowed  // what of all this may be
 }
 
 // State is where a container is in its life.

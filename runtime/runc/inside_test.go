@@ -60,6 +60,7 @@ func TestWhatIsAskedForIsGiven(t *testing.T) {
 			words: []string{"status", "CapBnd"},
 			ask: func(c *container.Spec) {
 				c.Security.DropCapabilities, c.Security.AddCapabilities = []string{"all"}, []string{"net_admin"}
+				c.Security.Allowed.Capabilities = []string{"NET_ADMIN"}
 			}, want: "CapBnd 0000000000001000",
 		},
 		"no seccomp, new privileges": {
@@ -117,7 +118,7 @@ func TestWhatIsAskedForIsGiven(t *testing.T) {
 		"names of the Pod": {words: []string{"read", "/etc/hostname", ";", "hostname"}, ask: func(*container.Spec) {}, want: "host-pod\nhost-pod"},
 		"privileges": {
 			words: []string{"status", "Seccomp", ";", "status", "NoNewPrivs", ";", "write", "/proc/sys/kernel/printk_ratelimit"},
-			ask:   func(c *container.Spec) { c.Security.Privileged = true },
+			ask:   func(c *container.Spec) { c.Security.Privileged, c.Security.Allowed.Privileged = true, true },
 			want:  "Seccomp 0\nNoNewPrivs 0\nwrite /proc/sys/kernel/printk_ratelimit: invalid argument",
 		},
 	}
@@ -149,7 +150,7 @@ func TestWhatIsWrongIsTold(t *testing.T) {
 		"a mount in /proc": {func(c *container.Spec) {
 			c.Mounts = []container.Mount{{Type: "tmpfs", Source: "tmpfs", Target: "/proc/x"}}
 		}, "refused by policy"},
-		"a capability nobody knows": {func(c *container.Spec) { c.Security.AddCapabilities = []string{"FLY"} }, `capability "FLY"`},
+		"a capability nobody knows": {func(c *container.Spec) { c.Security.AddCapabilities, c.Security.Allowed.Capabilities = []string{"FLY"}, []string{"ALL"} }, `capability "FLY"`},
 		"a name with a slash":       {func(c *container.Spec) { c.ID.Name = "../x" }, "no name for a container"},
 	}
 	for name, tt := range tests {

@@ -14,11 +14,15 @@ import (
 	"github.com/skein-dev/skein/runtime/container"
 )
 
-// defaultCapabilities are those that Docker leaves to a container.
-var defaultCapabilities = []string{
-	"CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD",
-	"CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
-}
+// defaultCapabilities are those of container.DefaultCapabilities, as the kernel
+// names them.
+var defaultCapabilities = func() []string {
+	out := container.DefaultCapabilities()
+	for i := range out {
+		out[i] = "CAP_" + out[i]
+	}
+	return out
+}()
 
 // allCapabilities are those of the kernel's that have a name here, by number.
 var allCapabilities = []string{

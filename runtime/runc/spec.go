@@ -200,6 +200,9 @@ func checkSpec(s *specs.Spec, c container.Spec, own []string, places []string) e
 		return err
 	}
 	if c.Security.Privileged {
+		if !c.Security.Allowed.Privileged {
+			return fmt.Errorf("a privileged container: %w", container.ErrNotAllowed)
+		}
 		return nil
 	}
 	return checkConfined(s, c.Security, own)
@@ -286,6 +289,9 @@ func checkConfined(s *specs.Spec, sec container.Security, own []string) error {
 		for _, c := range set {
 			if !slices.Contains(allowed, c) {
 				return fmt.Errorf("capability %s was not asked for", c)
+			}
+			if !sec.Allowed.Capability(c) {
+				return fmt.Errorf("capability %s: %w", c, container.ErrNotAllowed)
 			}
 		}
 	}

@@ -71,7 +71,7 @@ func TestMakeSpec(t *testing.T) {
 			c.Mounts = []container.Mount{{Type: "bind", Source: "/vol/etc", Target: "/etc", Options: []string{"bind", "rw"}}}
 		},
 		"privileged": func(c *container.Spec, f *frame) {
-			c.Security.Privileged = true
+			c.Security.Privileged, c.Security.Allowed.Privileged = true, true
 			f.Caps, f.Seccomp = []string{"CAP_SYS_ADMIN"}, nil
 			f.Devices = []specs.LinuxDevice{{Path: "/dev/kvm", Type: "c", Major: 10, Minor: 232}}
 		},
@@ -153,6 +153,7 @@ func TestSpecsPassPolicy(t *testing.T) {
 		c.Security = container.Security{
 			AllowPrivilegeEscalation: rapid.Bool().Draw(t, "escalate"), ReadOnlyRoot: rapid.Bool().Draw(t, "read-only"),
 			Unconfined: rapid.Bool().Draw(t, "unconfined"), AddCapabilities: names.Draw(t, "add"), DropCapabilities: names.Draw(t, "drop"),
+			Allowed: container.Allowed{Capabilities: []string{"ALL"}},
 		}
 		c.Cwd = rapid.StringMatching(`[a-z./]{0,12}`).Draw(t, "cwd")
 		c.Resources.CPUMilli = rapid.Int64Range(0, 64000).Draw(t, "cpu")
@@ -172,6 +173,55 @@ func TestSpecsPassPolicy(t *testing.T) {
 		}
 		if err := checkSpec(makeSpec(c, f), c, own, []string{"/run/skein/ns"}); err != nil && !strings.Contains(err.Error(), "/proc") {
 			t.Fatal(err)
+		}
+	})
+}
+
+// Whatever is asked for, and whatever becomes of it on the way: what passes the
+// last look has no capability and no privilege that its namespace does not allow.
+func TestNothingRunsThatItsNamespaceDoesNotAllow(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c, f := plainSpec(), plainFrame()
+		bare := func(list []string) []string {
+			var out []string
+			for _, name := range list {
+				out = append(out, strings.TrimPrefix(name, "CAP_"))
+			}
+			return out
+		}
+		names := rapid.SliceOfN(rapid.SampledFrom(append([]string{"ALL"}, allCapabilities...)), 0, 3)
+		allowed := container.Allowed{
+			Privileged: rapid.IntRange(0, 4).Draw(t, "privileged allowed") == 0, Capabilities: bare(names.Draw(t, "allowed")),
+		}
+		c.Security = container.Security{
+			Privileged: rapid.IntRange(0, 4).Draw(t, "privileged") == 0, AddCapabilities: names.Draw(t, "add"),
+			DropCapabilities: names.Draw(t, "drop"), Allowed: allowed,
+		}
+		var err error
+		if f.Caps, err = capabilities(c.Security, allCapabilities); err != nil {
+			t.Fatal(err)
+		}
+		s := makeSpec(c, f)
+		// Something on the way gives more than was asked for.
+		for _, extra := range names.Draw(t, "extra") {
+			if extra != "ALL" {
+				s.Process.Capabilities.Ambient = append(s.Process.Capabilities.Ambient, extra)
+			}
+		}
+		passes := checkSpec(s, c, allCapabilities, []string{"/run/skein/ns"}) == nil
+		if passes && !allowed.Privileged {
+			if c.Security.Privileged {
+				t.Fatal("a privileged container passes")
+			}
+			for _, have := range slices.Concat(s.Process.Capabilities.Bounding, s.Process.Capabilities.Ambient) {
+				name := strings.TrimPrefix(have, "CAP_")
+				if !slices.Contains(container.DefaultCapabilities(), name) && !slices.Contains(allowed.Capabilities, name) && !slices.Contains(allowed.Capabilities, "ALL") {
+					t.Fatalf("%s passes, allowed are %v", have, allowed.Capabilities)
+				}
+			}
+		}
+		if asked := c.Security.Check() == nil; !asked && passes && len(c.Security.DropCapabilities) == 0 {
+			t.Fatalf("%+v passes, but is refused as it is asked for", c.Security)
 		}
 	})
 }

@@ -152,7 +152,10 @@ func (d *Driver) ociSpec(spec container.Spec) (*specs.Spec, error) {
 	if !spec.Sandbox.HostNetwork {
 		f.Namespaces["network"] = d.pins.Path(id.Pod, network.Net)
 	}
-	var err error
+	err := spec.Security.Check()
+	if err != nil {
+		return nil, err
+	}
 	if f.User, err = lookupUser(f.Root, spec.User, spec.Groups); err != nil {
 		return nil, err
 	}

@@ -38,7 +38,7 @@ func (d *Driver) checkSources(s *specs.Spec, c container.Spec) error {
 		if i < 0 || path.Clean(m.Source) != m.Source {
 			return fmt.Errorf("mount of %s at %s: it is not the Pod's", m.Source, m.Destination)
 		}
-		if rest := strings.TrimPrefix(m.Source, own[i]); strings.HasPrefix(rest+"/", "/"+volume.HostDir+"/") && !c.Security.HostPaths {
+		if rest := strings.TrimPrefix(m.Source, own[i]); strings.HasPrefix(rest+"/", "/"+volume.HostDir+"/") && !c.Security.Allowed.HostPaths {
 			return fmt.Errorf("mount at %s: the namespace does not allow folders of the machine", m.Destination)
 		}
 	}

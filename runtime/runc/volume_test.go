@@ -33,7 +33,7 @@ func TestWhatIsBoundIsThePodsOwn(t *testing.T) {
 		"allowed, by its place":        {mount: bind("/run/skein/volumes/p1/host/web.0/0"), host: true},
 		"a file system of its own":     {mount: specs.Mount{Type: "tmpfs", Source: "tmpfs", Destination: "/x"}},
 	} {
-		c := container.Spec{ID: container.ID{Pod: "p1", Name: "web"}, Security: container.Security{HostPaths: tt.host}}
+		c := container.Spec{ID: container.ID{Pod: "p1", Name: "web"}, Security: container.Security{Allowed: container.Allowed{HostPaths: tt.host}}}
 		err := d.checkSources(&specs.Spec{Mounts: []specs.Mount{tt.mount}}, c)
 		if (err == nil) != (tt.fault == "") || err != nil && !strings.Contains(err.Error(), tt.fault) {
 			t.Errorf("%s: %v, want %q", name, err, tt.fault)

@@ -116,6 +116,9 @@ func (d *Driver) Start(ctx context.Context, spec container.Spec) error {
 	if _, ok := d.sandboxes[spec.ID.Pod]; !ok {
 		return fmt.Errorf("start %s: the sandbox of %s: %w", spec.ID, spec.ID.Pod, container.ErrNotFound)
 	}
+	if err := spec.Security.Check(); err != nil {
+		return fmt.Errorf("start %s: %w", spec.ID, err)
+	}
 	p := d.program(spec)
 	if p.StartTime > 0 {
 		d.mu.Unlock()

@@ -31,6 +31,7 @@ func Suite(t *testing.T, open func(t *testing.T) Stage) {
 		"starts a container once":                            testStartOnce,
 		"starts nothing without a sandbox":                   testNoSandbox,
 		"tells when a program could not be started":          testCannotStart,
+		"gives nothing that is not allowed":                  testNotAllowed,
 		"starts many at once":                                testParallel,
 		"stops politely, then not":                           testStop,
 		"stops by the signal that is asked for":              testStopSignal,

@@ -1,0 +1,35 @@
+package containertest
+
+import (
+	"errors"
+
+	"github.com/skein-dev/skein/runtime/container"
+)
+
+// testNotAllowed asks for what a namespace has to allow.
+func testNotAllowed(p *play) {
+	p.must(p.Driver.Prepare(p.ctx, sandbox("pod")))
+	for name, tt := range map[string]struct {
+		security container.Security
+		refused  bool
+	}{
+		"privileged":  {security: container.Security{Privileged: true}, refused: true},
+		"capability":  {security: container.Security{AddCapabilities: []string{"SYS_ADMIN"}}, refused: true},
+		"another":     {security: container.Security{AddCapabilities: []string{"SYS_ADMIN"}, Allowed: container.Allowed{Capabilities: []string{"NET_ADMIN"}}}, refused: true},
+		"all":         {security: container.Security{AddCapabilities: []string{"ALL"}, Allowed: container.Allowed{Capabilities: []string{"NET_ADMIN"}}}, refused: true},
+		"of-everyone": {security: container.Security{AddCapabilities: []string{"CHOWN"}}},
+		"allowed":     {security: container.Security{AddCapabilities: []string{"NET_ADMIN"}, Allowed: container.Allowed{Capabilities: []string{"NET_ADMIN"}}}},
+	} {
+		spec := p.spec(container.ID{Pod: "pod", Name: name}, "sleep")
+		spec.Security = tt.security
+		switch err := p.Driver.Start(p.ctx, spec); {
+		case !tt.refused:
+			p.must(err)
+		case !errors.Is(err, container.ErrNotAllowed):
+			p.t.Errorf("%s: %v, want it refused", name, err)
+		}
+		if _, runs := p.status(spec.ID); runs == tt.refused {
+			p.t.Errorf("%s: it runs: %v", name, runs)
+		}
+	}
+}
