@@ -43,6 +43,13 @@ func containerSpec(pod *corev1.Pod, c *corev1.Container, img image.Config, at pl
 	}
 	spec.Resources = resources(pod, c, at.machine.MemoryBytes)
 	spec.Sysctls = sysctlsOf(pod)
+	limits, err := object.Ulimits(pod.Annotations)
+	if err != nil {
+		return spec, err
+	}
+	for _, u := range limits {
+		spec.Ulimits = append(spec.Ulimits, container.Ulimit(u))
+	}
 	if o := ownerOf(pod); o.Group > 0 {
 		spec.Groups = append(spec.Groups, uint32(o.Group)) //nolint:gosec // validated to fit when the Pod was accepted
 	}

@@ -60,6 +60,26 @@ func TestSysctlsAndHosts(t *testing.T) {
 }
 
 // What admission takes the driver takes, and nothing else.
+func TestUlimitListsAgree(t *testing.T) {
+	a, b := object.UlimitNames(), runc.UlimitNames()
+	slices.Sort(a)
+	slices.Sort(b)
+	if !slices.Equal(a, b) || object.Unlimited != container.Unlimited {
+		t.Errorf("admission takes %s\nthe driver %s", strings.Join(a, " "), strings.Join(b, " "))
+	}
+}
+
+func TestUlimitsReachTheContainer(t *testing.T) {
+	pod := newPod("a", func(p *corev1.Pod) {
+		p.Annotations = map[string]string{object.AnnotationUlimit + "nofile": "1024:4096", object.AnnotationUlimit + "core": "-1"}
+	})
+	spec, err := containerSpec(pod, &pod.Spec.Containers[0], image.Config{Cmd: []string{"x"}}, place{})
+	want := []container.Ulimit{{Name: "core", Soft: container.Unlimited, Hard: container.Unlimited}, {Name: "nofile", Soft: 1024, Hard: 4096}}
+	if err != nil || !slices.Equal(spec.Ulimits, want) {
+		t.Errorf("%v, %v", spec.Ulimits, err)
+	}
+}
+
 func TestCapabilityListsAgree(t *testing.T) {
 	a, b := object.DefaultCapabilities(), container.DefaultCapabilities()
 	slices.Sort(a)

@@ -101,6 +101,7 @@ const docsTail = `
 | ` + "`" + AnnotationHostPath + "`" + ` | Namespace | ` + "`allow`" + ` lets its Pods mount folders of their machine (` + "`hostPath`" + `); it takes the role admin to set it or take it back |
 | ` + "`" + AnnotationPrivileged + "`" + ` | Namespace | ` + "`allow`" + ` lets its containers be ` + "`privileged`" + `, by the same rule |
 | ` + "`" + AnnotationCapabilities + "`" + ` | Namespace | ` + "`NET_ADMIN,SYS_TIME`" + `, or ` + "`ALL`" + `: capabilities that its containers may add beyond those that each has, by the same rule |
+| ` + "`" + AnnotationUlimit + `NAME` + "`" + ` | Pod, template | ` + "`SOFT:HARD`" + `, or one number for both, -1 for none: a limit of the kernel's on each process of its containers; the names are docker's (nofile, nproc, core, memlock, stack, …), see [containers](containers.md); it cannot be changed on a Pod |
 
 Every other key of skein.dev is the cluster's own, and unknown ones are refused.
 

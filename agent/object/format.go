@@ -50,8 +50,14 @@ func Format(obj Object) (format uint32, because string, err error) {
 	case *corev1.ConfigMap, *corev1.Secret:
 		return FormatPods, "the kind " + kindOf(obj).Name, nil
 	case *corev1.Pod:
+		if !sameUlimits(o.Annotations, nil) {
+			return FormatPods, keyed("metadata.annotations", AnnotationUlimit+"..."), nil
+		}
 		spec = &o.Spec
 	case *appsv1.Deployment:
+		if !sameUlimits(o.Spec.Template.Annotations, nil) {
+			return FormatPods, keyed("spec.template.metadata.annotations", AnnotationUlimit+"..."), nil
+		}
 		spec, path = &o.Spec.Template.Spec, "spec.template.spec"
 	case *corev1.Namespace:
 		for _, key := range policies {

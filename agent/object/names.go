@@ -39,7 +39,9 @@ const (
 	// On a Namespace: the capabilities that its containers may have beyond those
 	// that they have anyway, "NET_ADMIN,SYS_TIME" or "ALL", by the same rule.
 	AnnotationCapabilities = "skein.dev/capabilities"
-	annotationPrefix     = "skein.dev/"
+	// On a Pod or template, before the name of a limit: "SOFT:HARD", see [Ulimits].
+	AnnotationUlimit = "skein.dev/ulimit."
+	annotationPrefix = "skein.dev/"
 )
 
 // Reasons of a Node's condition Ready.

@@ -267,6 +267,9 @@ func immutablePod(next, old *corev1.Pod, p *problems) {
 	if !Exclusive(next.Annotations) && Leased(next.Annotations) != Leased(old.Annotations) {
 		p.hint(keyed("metadata.annotations", AnnotationWhenIsolated), "delete the Pod and apply it again", "of a Pod cannot be changed")
 	}
+	if !sameUlimits(next.Annotations, old.Annotations) {
+		p.hint("metadata.annotations", "delete the Pod and apply it again", "the limits ("+AnnotationUlimit+"...) of a Pod cannot be changed")
+	}
 	is, was := next.Spec.DeepCopy(), old.Spec.DeepCopy()
 	if len(is.Containers) == len(was.Containers) {
 		for i := range is.Containers { // of a running Pod only images may change

@@ -73,6 +73,11 @@ func (p *problems) metadata(obj Object) {
 			p.hint(keyed("metadata.annotations", key), "set it on the namespace", "is a policy of namespaces")
 		}
 	}
+	for _, key := range slices.Sorted(maps.Keys(obj.GetAnnotations())) {
+		if strings.HasPrefix(key, AnnotationUlimit) && k.Name != KindPod {
+			p.hint(keyed("metadata.annotations", key), "of a Deployment set it on spec.template.metadata.annotations", "is a limit of Pods")
+		}
+	}
 	for key, value := range obj.GetLabels() {
 		if strings.HasPrefix(key, annotationPrefix) && (k.Name != KindNode || key != LabelVoter || value != "never") {
 			p.hint(keyed("metadata.labels", key), "on a node, "+LabelVoter+": never keeps it from voting", "labels of skein.dev are the cluster's own")
@@ -109,6 +114,8 @@ func (p *problems) annotations(set map[string]string, path string) {
 			case v == IsolatedKeep && Exclusive(set):
 				p.hint(at, "remove it: an exclusive Pod is stopped where it is isolated", "%q: not of an exclusive Pod", v)
 			}
+		case strings.HasPrefix(key, AnnotationUlimit):
+			p.ulimit(key, set[key], at)
 		case strings.HasPrefix(key, annotationPrefix) && !slices.Contains(ours, key):
 			if near := nearest(key, ours); near != "" {
 				p.add(at, "unknown annotation of skein.dev; did you mean %s?", near)

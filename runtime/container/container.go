@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"strings"
 	"time"
@@ -54,6 +55,7 @@ type Spec struct {
 	Mounts    []Mount  // into the container
 	Resources Resources
 	Security  Security
+	Ulimits   []Ulimit          // on each of its processes, beside the Driver's own on open files
 	Sysctls   map[string]string // the kernel's settings in the Pod's namespaces, by name with dots
 	Labels    map[string]string // kept with the container, returned by List
 	Stdin     bool              // keep an input open that Attach can write to
@@ -84,6 +86,15 @@ type Resources struct {
 	PIDs        int64
 	OOMScoreAdj int
 }
+
+// A Ulimit is a limit of the kernel's on each process of a container.
+type Ulimit struct {
+	Name       string // as docker names it: "nofile"
+	Soft, Hard uint64 // in the kernel's own unit; Unlimited: none
+}
+
+// Unlimited is no limit.
+const Unlimited uint64 = math.MaxUint64
 
 // Security is what a container may do. The zero value is the default of
 // Docker: its capabilities, its seccomp profile, no new privileges, masked paths.

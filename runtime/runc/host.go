@@ -14,11 +14,11 @@ import (
 
 // host is what this machine and this program's rights allow.
 type host struct {
-	caps     []string // that can be handed on
-	noFile   uint64   // highest limit of open files that can be set
-	oomFloor int      // lowest oom_score_adj that can be set
-	swap     bool     // swap can be limited
-	unified  bool     // cgroup v2
+	caps     []string          // that can be handed on
+	limits   map[string]uint64 // highest limits of processes that can be set
+	oomFloor int               // lowest oom_score_adj that can be set
+	swap     bool              // swap can be limited
+	unified  bool              // cgroup v2
 	profiles *profiles
 }
 
@@ -26,15 +26,13 @@ func measure(groups *cgroups) (host, error) {
 	h := host{caps: ownCapabilities(), swap: groups.swap, unified: groups.unified, oomFloor: -1000, profiles: &profiles{}}
 	// Both limits bind only whoever lacks this capability. Inside some machines
 	// root does.
-	if effective, err := hasCapability(unix.CAP_SYS_RESOURCE); err != nil || effective {
-		h.noFile = 1 << 20
+	effective, err := hasCapability(unix.CAP_SYS_RESOURCE)
+	if err != nil {
 		return h, err
 	}
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+	if h.limits, err = limits(effective); err != nil || effective {
 		return h, err
 	}
-	h.noFile = limit.Max
 	text, err := os.ReadFile("/proc/self/oom_score_adj")
 	if err != nil {
 		return h, err

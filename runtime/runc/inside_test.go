@@ -109,6 +109,18 @@ func TestWhatIsAskedForIsGiven(t *testing.T) {
 				c.Mounts = []container.Mount{{Type: "bind", Source: dir, Target: "/etc", Options: []string{"bind", "ro"}}}
 			}, want: "open /etc/hostname: no such file or directory\nof the volume",
 		},
+		"limits of its processes": {
+			words: []string{"limit", "Max core", ";", "limit", "Max stack", ";", "limit", "Max open files", ";", "limit", "Max locked"},
+			ask: func(c *container.Spec) {
+				c.Ulimits = []container.Ulimit{
+					{Name: "core", Soft: 0, Hard: 4096},
+					{Name: "stack", Soft: 1 << 20, Hard: container.Unlimited},
+					{Name: "nofile", Soft: 200, Hard: 200},
+					{Name: "memlock", Soft: 65536, Hard: 65536},
+				}
+			},
+			want: "Max core file size 0 4096 bytes\nMax stack size 1048576 unlimited bytes\nMax open files 200 200 files\nMax locked memory 65536 65536 bytes",
+		},
 		"settings of the kernel": {
 			words: []string{"read", "/proc/sys/net/ipv4/ip_unprivileged_port_start", ";", "read", "/proc/sys/kernel/shm_rmid_forced"},
 			ask: func(c *container.Spec) {
@@ -150,8 +162,14 @@ func TestWhatIsWrongIsTold(t *testing.T) {
 		"a mount in /proc": {func(c *container.Spec) {
 			c.Mounts = []container.Mount{{Type: "tmpfs", Source: "tmpfs", Target: "/proc/x"}}
 		}, "refused by policy"},
-		"a capability nobody knows": {func(c *container.Spec) { c.Security.AddCapabilities, c.Security.Allowed.Capabilities = []string{"FLY"}, []string{"ALL"} }, `capability "FLY"`},
-		"a name with a slash":       {func(c *container.Spec) { c.ID.Name = "../x" }, "no name for a container"},
+		"a capability nobody knows": {func(c *container.Spec) {
+			c.Security.AddCapabilities, c.Security.Allowed.Capabilities = []string{"FLY"}, []string{"ALL"}
+		}, `capability "FLY"`},
+		"a limit that no machine has": {
+			func(c *container.Spec) { c.Ulimits = []container.Ulimit{{Name: "nofile", Soft: 1, Hard: 1 << 40}} }, "above the hard limit of this machine",
+		},
+		"a limit nobody knows": {func(c *container.Spec) { c.Ulimits = []container.Ulimit{{Name: "fun"}} }, `ulimit "fun"`},
+		"a name with a slash":  {func(c *container.Spec) { c.ID.Name = "../x" }, "no name for a container"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -83,7 +83,7 @@ func makeProcess(c container.Spec, f frame) *specs.Process {
 		Capabilities: &specs.LinuxCapabilities{
 			Bounding: f.Caps, Effective: f.Caps, Permitted: f.Caps,
 		},
-		Rlimits:         []specs.POSIXRlimit{{Type: "RLIMIT_NOFILE", Hard: files, Soft: files}},
+		Rlimits:         makeRlimits(c.Ulimits, files),
 		NoNewPrivileges: !c.Security.Privileged && !c.Security.AllowPrivilegeEscalation,
 		OOMScoreAdj:     &oom,
 		Scheduler:       &specs.Scheduler{Policy: specs.SchedOther}, // not the agent's own priority

@@ -144,7 +144,7 @@ func (d *Driver) ociSpec(spec container.Spec) (*specs.Spec, error) {
 	f := frame{
 		Root: d.rootfs(id), Cgroup: d.cgroup(id), Shm: filepath.Join(d.shared(id.Pod), "shm"), Files: mountable(d.podFiles(spec.Sandbox), spec.Mounts),
 		Namespaces: map[string]string{"ipc": d.pins.Path(id.Pod, network.IPC), "uts": d.pins.Path(id.Pod, network.UTS)},
-		Unified:    d.host.unified, SwapLimit: d.host.swap, NoFile: d.host.noFile, OOMFloor: d.host.oomFloor,
+		Unified:    d.host.unified, SwapLimit: d.host.swap, NoFile: d.host.limits["nofile"], OOMFloor: d.host.oomFloor,
 	}
 	if spec.MessagePath != "" {
 		f.Message = filepath.Join(d.messageDir(id), messageFile)
@@ -154,6 +154,9 @@ func (d *Driver) ociSpec(spec container.Spec) (*specs.Spec, error) {
 	}
 	err := spec.Security.Check()
 	if err != nil {
+		return nil, err
+	}
+	if err := checkUlimits(spec.Ulimits, d.host.limits); err != nil {
 		return nil, err
 	}
 	if f.User, err = lookupUser(f.Root, spec.User, spec.Groups); err != nil {

@@ -135,6 +135,14 @@ func look(word, rest, arg string, number int) {
 				fmt.Println(arg, strings.TrimSpace(rest))
 			}
 		}
+	case "limit": // of oneself, one line of them
+		text, err := os.ReadFile("/proc/self/limits")
+		check(err)
+		for line := range strings.Lines(string(text)) {
+			if strings.HasPrefix(line, rest) {
+				fmt.Println(strings.Join(strings.Fields(line), " "))
+			}
+		}
 	case "read":
 		text, err := os.ReadFile(arg)
 		if err != nil {
