@@ -269,7 +269,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		together(a.raft.Run, a.serveNodes),
 		together(a.replica.Run, a.gossip.Run, identity.NewRenewer(a.id, a.renew, a.log).Run),
 		together(a.watchLeader, a.ownDoubts, a.watchKeys, a.watchPeers, a.suspicions.run, a.enter, a.watchEpoch, a.keepSnapshots),
-		together(a.node.Run, a.driver.Run, a.images.tellPieces, a.followSources),
+		together(a.node.Run, a.driver.Run, a.images.tellPieces, a.images.verify, a.followSources),
 		together(a.servePeople, a.beat),
 	)
 	var removed *RemovedError

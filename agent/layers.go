@@ -81,6 +81,15 @@ func (i *images) tellPieces(ctx context.Context) error {
 	}
 }
 
+// verify looks at what is here after the machine went down, besides all else.
+func (i *images) verify(ctx context.Context) error {
+	if err := i.store.Verify(ctx); err != nil && ctx.Err() == nil {
+		i.agent.log.Warn("cannot verify the images of this machine", "err", err)
+	}
+	i.touched()
+	return nil
+}
+
 // Read streams a piece from another machine.
 func (m mesh) Read(ctx context.Context, node, digest string, offset int64) (io.ReadCloser, error) {
 	ctx, cancel := context.WithCancel(ctx)

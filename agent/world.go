@@ -103,6 +103,7 @@ type ImageStore interface {
 	Release(ctx context.Context, key string) error
 	Snapshots(ctx context.Context) ([]string, error)
 	Collect(ctx context.Context) error
+	Verify(ctx context.Context) error
 	List(ctx context.Context) ([]image.Image, error)
 	Blobs(ctx context.Context) (digests []string, err error)
 	Import(ctx context.Context, r io.Reader) ([]image.Imported, error)

@@ -366,6 +366,8 @@ func (images) FollowBlob(context.Context, string, int64) (io.ReadCloser, int64, 
 }
 func (images) Use(context.Context, string, time.Time) error { return nil }
 func (images) Remove(context.Context, string) error         { return nil }
+func (images) Verify(context.Context) error                 { return nil }
+
 func (images) BeginPush(context.Context, []image.Entry) (*image.Push, error) {
 	return nil, errors.New("this store has all there is")
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/containerd/v2/pkg/archive"
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,6 +33,7 @@ type unpackRequest struct {
 // An unpackResult is what it prints.
 type unpackResult struct {
 	Size    int64  `json:"size"` // bytes, uncompressed
+	Sum     string `json:"sum"`  // see sumOf
 	Error   string `json:"error,omitempty"`
 	Invalid bool   `json:"invalid,omitempty"` // the layer's fault
 }
@@ -51,49 +53,60 @@ func (r unpackResult) err() error {
 // in a mount namespace of its own.
 func UnpackMain(args []string) int {
 	var res unpackResult
-	size, err := unpackFromArgs(args)
+	size, sum, err := unpackFromArgs(args)
 	if err != nil {
 		var bad *InvalidError
 		res = unpackResult{Error: err.Error(), Invalid: errors.As(err, &bad)}
 	}
-	res.Size = size
+	res.Size, res.Sum = size, sum
 	if json.NewEncoder(os.Stdout).Encode(res) != nil || res.Error != "" {
 		return 1
 	}
 	return 0
 }
 
-func unpackFromArgs(args []string) (int64, error) {
+func unpackFromArgs(args []string) (size int64, sum string, err error) {
 	var req unpackRequest
 	if len(args) != 1 {
-		return 0, errors.New("this command is skeind's own")
+		return 0, "", errors.New("this command is skeind's own")
 	}
 	if err := json.Unmarshal([]byte(args[0]), &req); err != nil {
-		return 0, fmt.Errorf("read the request: %w", err)
+		return 0, "", fmt.Errorf("read the request: %w", err)
 	}
 	diff, err := digest.Parse(req.Diff)
 	if err != nil {
-		return 0, fmt.Errorf("read the request: %w", err)
+		return 0, "", fmt.Errorf("read the request: %w", err)
 	}
 	lower, err := confine(req)
 	if err != nil {
-		return 0, fmt.Errorf("shut the unpacking in: %w", err)
+		return 0, "", fmt.Errorf("shut the unpacking in: %w", err)
 	}
-	size, err := applyLayer(os.Stdin, upperDir, lower, diff, req.Limits)
-	if err != nil {
-		return size, err
+	if size, err = applyLayer(os.Stdin, upperDir, lower, diff, req.Limits); err != nil {
+		return size, "", err
 	}
 	// The snapshot counts as good once its record is on the disk, so what it
-	// records must be there first.
-	dir, err := os.Open(upperDir)
+	// records must be there first. The sum is made meanwhile.
+	var out errgroup.Group
+	out.Go(func() error { return syncFolder(upperDir) })
+	out.Go(func() error {
+		if sum, err = sumOf(upperDir); err != nil {
+			return fmt.Errorf("read what was unpacked: %w", err)
+		}
+		return nil
+	})
+	return size, sum, out.Wait()
+}
+
+func syncFolder(path string) error {
+	dir, err := os.Open(path)
 	if err != nil {
-		return size, err
+		return err
 	}
 	defer dir.Close()
 	if err := unix.Syncfs(int(dir.Fd())); err != nil {
-		return size, fmt.Errorf("write the layer to disk: %w", err)
+		return fmt.Errorf("write the layer to disk: %w", err)
 	}
-	return size, nil
+	return nil
 }
 
 // upperDir is where a confined process finds the folder to unpack to.

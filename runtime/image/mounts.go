@@ -41,6 +41,9 @@ func (s *Store) Mounts(ctx context.Context, key, digest string) ([]container.Mou
 	case err == nil && info.Labels[labelImage] != digest:
 		return nil, fmt.Errorf("root file system %s is made from image %s", key, info.Labels[labelImage])
 	case err == nil:
+		if err := s.sureOf(ctx, digest); err != nil {
+			return nil, err
+		}
 		m, err := s.snapshots.Mounts(ctx, key)
 		return translate(m), err
 	case !errdefs.IsNotFound(err):
@@ -53,6 +56,9 @@ func (s *Store) newRoot(ctx context.Context, key, digest string) ([]container.Mo
 	t, err := s.known(ctx, digest)
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", digest, err)
+	}
+	if err := s.sure(ctx, t); err != nil {
+		return nil, err
 	}
 	labels := snapshots.WithLabels(map[string]string{
 		labelRoot:                 time.Now().UTC().Format(time.RFC3339),

@@ -55,7 +55,10 @@ type Options struct {
 	Limits        Limits // zero fields take their defaults
 	// Stall is for how long a peer may send nothing before it is given up.
 	// Zero: 30 s.
-	Stall  time.Duration
+	Stall time.Duration
+	// Run names the run of the machine, from its start to its end. Empty: the
+	// kernel's boot id.
+	Run    string
 	Logger *slog.Logger
 }
 
@@ -73,6 +76,7 @@ type Store struct {
 	snapshots snapshots.Snapshotter
 	backend   snapshots.Snapshotter // under snapshots; ours to close
 	blobs     content.Store         // under content
+	doubts    *doubts               // nil: none
 	growing   sync.Map              // by digest: *growth, of layers that are coming in
 
 	turns keyed
@@ -137,13 +141,16 @@ func Open(opt Options) (_ *Store, err error) {
 	if err := s.recover(ctx); err != nil {
 		return nil, fmt.Errorf("clear what was left half done: %w", err)
 	}
+	if err := s.start(ctx); err != nil {
+		return nil, fmt.Errorf("see how the last run ended: %w", err)
+	}
 	return s, nil
 }
 
 // Close lets go of the store's files. Nothing else of it may run or be called
 // afterwards.
 func (s *Store) Close() error {
-	var errs []error
+	errs := []error{s.end()}
 	if s.backend != nil {
 		errs = append(errs, s.backend.Close())
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -91,14 +92,22 @@ func (s *Store) unpackLayer(ctx context.Context, job layerJob) (size int64, err 
 		}
 	}()
 	began := time.Now()
-	if size, err = s.spawn(ctx, job, mounts); err != nil {
+	upper, lower, err := folders(mounts)
+	if err != nil {
 		return 0, err
 	}
-	if err := s.snapshots.Commit(ctx, job.chain, key); err != nil {
+	res, err := s.spawn(ctx, job, upper, lower)
+	if err != nil {
+		return 0, err
+	}
+	if err := s.snapshots.Commit(ctx, job.chain, key, snapshots.WithLabels(map[string]string{labelSum: res.Sum})); err != nil {
 		return 0, fmt.Errorf("commit the snapshot: %w", err)
 	}
-	s.log.Debug("layer unpacked", "digest", job.layer.Digest.String(), "bytes", size, "in", time.Since(began))
-	return size, nil
+	if s.doubts != nil {
+		s.doubts.trust(job.chain)
+	}
+	s.log.Debug("layer unpacked", "digest", job.layer.Digest.String(), "bytes", res.Size, "in", time.Since(began))
+	return res.Size, nil
 }
 
 // discard takes away a snapshot that failed, and the disk space it took: that
@@ -112,23 +121,20 @@ func (s *Store) discard(ctx context.Context, key string) error {
 	return s.Collect(ctx)
 }
 
-// spawn runs the process that unpacks a layer into an overlay's upper folder.
-func (s *Store) spawn(ctx context.Context, job layerJob, mounts []mount.Mount) (int64, error) {
-	req := unpackRequest{Root: s.unpackDir(), Diff: job.diff.String(), Limits: s.opt.Limits}
+// spawn runs the process that unpacks a layer into an overlay's upper folder, upon
+// those below, nearest first.
+func (s *Store) spawn(ctx context.Context, job layerJob, upper string, lower []string) (res unpackResult, err error) {
+	req := unpackRequest{Root: s.unpackDir(), Upper: upper, Lower: lower, Diff: job.diff.String(), Limits: s.opt.Limits}
 	req.Limits.UnpackedBytes = job.limit
-	var err error
-	if req.Upper, req.Lower, err = folders(mounts); err != nil {
-		return 0, err
-	}
 	arg, err := json.Marshal(req)
 	if err != nil {
-		return 0, err
+		return res, err
 	}
 	// The content store gives readers, and this process wants a file: the path
 	// is containerd's layout of a content store.
 	blob, err := os.Open(filepath.Join(s.opt.Dir, "content", "blobs", "sha256", job.layer.Digest.Encoded()))
 	if err != nil {
-		return 0, fmt.Errorf("open layer: %w", err)
+		return res, fmt.Errorf("open layer: %w", err)
 	}
 	defer blob.Close()
 	var stdout, stderr bytes.Buffer
@@ -146,14 +152,13 @@ func (s *Store) spawn(ctx context.Context, job layerJob, mounts []mount.Mount) (
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	err = cmd.Run()
-	var res unpackResult
 	if jerr := json.Unmarshal(stdout.Bytes(), &res); jerr != nil {
 		if err == nil {
 			err = jerr
 		}
-		return 0, errors.Join(ctx.Err(), fmt.Errorf("the unpacking process ended without an answer: %w: %.2000s", err, strings.TrimSpace(stderr.String())))
+		return res, errors.Join(ctx.Err(), fmt.Errorf("the unpacking process ended without an answer: %w: %.2000s", err, strings.TrimSpace(stderr.String())))
 	}
-	return res.Size, res.err()
+	return res, res.err()
 }
 
 // folders finds where a snapshot is written and what lies below, nearest first.
