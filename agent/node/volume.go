@@ -134,6 +134,7 @@ func (w *worker) mountOne(pod *corev1.Pod, m *corev1.VolumeMount, spec *containe
 			kind = volume.HostType(*v.HostPath.Type)
 		}
 		out.Source, err = made.Host(uid, box, number, v.HostPath.Path, kind, sub)
+		out.Device = (kind == volume.HostCharDevice || kind == volume.HostBlockDevice) && sub == ""
 		sub = ""
 	case v.EmptyDir != nil:
 		out.Source, err = made.Empty(uid, v.Name, emptyOf(pod, v.EmptyDir, spec.Resources.MemoryBytes))

@@ -314,3 +314,31 @@ func TestCapabilitiesAreAskedForOnTheNode(t *testing.T) {
 		}
 	})
 }
+
+// The type of a hostPath says that a container may use the device that it is.
+func TestADeviceIsMountedForUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		seen := map[string]container.Mount{}
+		w := newWorld(t, func(spec container.Spec) containertest.Process {
+			mu.Lock()
+			defer mu.Unlock()
+			seen[spec.Sandbox.Name] = spec.Mounts[0]
+			return containertest.Process{Runs: containertest.Forever}
+		})
+		defer w.run()()
+		for name, kind := range map[string]corev1.HostPathType{"char": corev1.HostPathCharDev, "block": corev1.HostPathBlockDev, "any": corev1.HostPathUnset} {
+			w.putObject(newPod(name, mounting(corev1.Volume{Name: "dev", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/dev/fuse", Type: &kind}}})))
+		}
+		w.tell(&skeinv1.SourcesResponse{Policy: &skeinv1.NamespacePolicy{Namespace: "default", Allows: []string{object.AnnotationHostPath}}})
+		pass(time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
+		if len(seen) != 3 || !seen["char"].Device || !seen["block"].Device || seen["any"].Device {
+			t.Errorf("mounts %+v", seen)
+		}
+		if slices.Contains(seen["char"].Options, "nodev") {
+			t.Error("a device is mounted where none can be used")
+		}
+	})
+}

@@ -76,6 +76,9 @@ type Mount struct {
 	Source  string
 	Target  string
 	Options []string
+	// Device says that Source is a device of the machine that the container may
+	// use: to read, write and make it, or to read it only with the option "ro".
+	Device bool
 }
 
 // Resources are limits. Zero means none.

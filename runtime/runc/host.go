@@ -1,6 +1,7 @@
 package runc
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+
+	"github.com/skein-dev/skein/runtime/container"
 )
 
 // host is what this machine and this program's rights allow.
@@ -48,6 +51,37 @@ func hasCapability(n int) (bool, error) {
 		return false, err
 	}
 	return data[n/32].Effective&(1<<(n%32)) != 0, nil
+}
+
+// grants are the rules by which a container may use the devices that it mounts,
+// each exactly, and no other of their kind.
+func grants(mounts []container.Mount) ([]specs.LinuxDeviceCgroup, error) {
+	var out []specs.LinuxDeviceCgroup
+	for _, m := range mounts {
+		if !m.Device {
+			continue
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(m.Source, &st); err != nil {
+			return nil, &fs.PathError{Op: "stat device", Path: m.Source, Err: err}
+		}
+		rule := specs.LinuxDeviceCgroup{Allow: true, Access: "rwm"}
+		switch st.Mode & unix.S_IFMT {
+		case unix.S_IFCHR:
+			rule.Type = "c"
+		case unix.S_IFBLK:
+			rule.Type = "b"
+		default:
+			return nil, fmt.Errorf("what is mounted at %s is no device", m.Target)
+		}
+		major, minor := int64(unix.Major(st.Rdev)), int64(unix.Minor(st.Rdev))
+		rule.Major, rule.Minor = &major, &minor
+		if slices.Contains(m.Options, "ro") {
+			rule.Access = "r" // a mount that cannot be written does not keep anybody from writing to a device
+		}
+		out = append(out, rule)
+	}
+	return out, nil
 }
 
 // devices lists the machine's, for a privileged container. What is made for

@@ -24,11 +24,12 @@ type frame struct {
 	User       specs.User        // looked up in the image
 	Caps       []string          // after policy
 	Seccomp    *specs.LinuxSeccomp
-	Devices    []specs.LinuxDevice // of the machine, for the privileged
-	Unified    bool                // cgroup v2
-	SwapLimit  bool                // this kernel can limit swap
-	NoFile     uint64              // highest limit of open files that we can give
-	OOMFloor   int                 // lowest oom_score_adj that we can give
+	Devices    []specs.LinuxDevice       // of the machine, for the privileged
+	Grants     []specs.LinuxDeviceCgroup // devices that are mounted, for the others
+	Unified    bool                      // cgroup v2
+	SwapLimit  bool                      // this kernel can limit swap
+	NoFile     uint64                    // highest limit of open files that we can give
+	OOMFloor   int                       // lowest oom_score_adj that we can give
 }
 
 const (
@@ -146,7 +147,7 @@ func makeMounts(c container.Spec, f frame) []specs.Mount {
 func makeResources(c container.Spec, f frame) *specs.LinuxResources {
 	r := &specs.LinuxResources{
 		// runc adds the devices that every container has.
-		Devices: []specs.LinuxDeviceCgroup{{Allow: c.Security.Privileged, Access: "rwm"}},
+		Devices: append([]specs.LinuxDeviceCgroup{{Allow: c.Security.Privileged, Access: "rwm"}}, f.Grants...),
 	}
 	if n := c.Resources.MemoryBytes; n > 0 {
 		r.Memory = &specs.LinuxMemory{Limit: &n}
@@ -197,6 +198,9 @@ func checkSpec(s *specs.Spec, c container.Spec, own []string, places []string) e
 		return err
 	}
 	if err := checkMounts(s, c.Security.Privileged); err != nil {
+		return err
+	}
+	if err := checkDevices(s, c); err != nil {
 		return err
 	}
 	if c.Security.Privileged {
@@ -305,9 +309,36 @@ func checkConfined(s *specs.Spec, sec container.Security, own []string) error {
 			return fmt.Errorf("%s is not read-only", at)
 		}
 	}
+	return nil
+}
+
+// checkDevices lets a container use no device but those that it mounts, by number.
+func checkDevices(s *specs.Spec, c container.Spec) error {
+	if c.Security.Privileged {
+		return nil
+	}
 	d := s.Linux.Resources.Devices
-	if len(s.Linux.Devices) > 0 || len(d) != 1 || d[0].Allow {
+	if len(s.Linux.Devices) > 0 || len(d) == 0 || d[0].Allow || d[0].Type != "" || d[0].Major != nil || d[0].Minor != nil || d[0].Access != "rwm" {
 		return fmt.Errorf("devices of the machine are not allowed")
+	}
+	mounted := 0
+	for _, m := range c.Mounts {
+		if m.Device {
+			mounted++
+		}
+	}
+	for _, rule := range d[1:] {
+		one := (rule.Type == "c" || rule.Type == "b") && rule.Major != nil && *rule.Major >= 0 && rule.Minor != nil && *rule.Minor >= 0
+		switch {
+		case !rule.Allow:
+		case !one || rule.Access != "rwm" && rule.Access != "r":
+			return fmt.Errorf("devices %q %q are more than one that is mounted", rule.Type, rule.Access)
+		case !c.Security.Allowed.HostPaths:
+			return fmt.Errorf("a device of the machine: %w", container.ErrNotAllowed)
+		case mounted == 0:
+			return fmt.Errorf("device %s %d:%d is not mounted", rule.Type, *rule.Major, *rule.Minor)
+		}
+		mounted--
 	}
 	return nil
 }

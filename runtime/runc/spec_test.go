@@ -104,6 +104,10 @@ func TestMakeSpec(t *testing.T) {
 	}
 }
 
+func allowDevice(s *specs.Spec, kind string, major, minor int64, access string) {
+	s.Linux.Resources.Devices = append(s.Linux.Resources.Devices, specs.LinuxDeviceCgroup{Allow: true, Type: kind, Major: &major, Minor: &minor, Access: access})
+}
+
 func TestCheckSpecRefuses(t *testing.T) {
 	tests := map[string]struct {
 		change func(*specs.Spec)
@@ -117,6 +121,9 @@ func TestCheckSpecRefuses(t *testing.T) {
 		"a path writable":               {func(s *specs.Spec) { s.Linux.ReadonlyPaths = nil }, "not read-only"},
 		"a device of the machine":       {func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/sda"}} }, "devices"},
 		"all devices":                   {func(s *specs.Spec) { s.Linux.Resources.Devices[0].Allow = true }, "devices"},
+		"a device that is not mounted":  {func(s *specs.Spec) { allowDevice(s, "c", 10, 229, "rwm") }, "not allowed"},
+		"all devices of a driver":       {func(s *specs.Spec) { allowDevice(s, "c", 10, -1, "rwm") }, "more than one"},
+		"devices of every kind":         {func(s *specs.Spec) { allowDevice(s, "a", 10, 229, "rwm") }, "more than one"},
 		"the machine's processes":       {func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }, "pid namespace"},
 		"another's network":             {func(s *specs.Spec) { s.Linux.Namespaces[2].Path = "/proc/1/ns/net" }, "not the Pod's"},
 		"another's network, by dots":    {func(s *specs.Spec) { s.Linux.Namespaces[2].Path = "/run/skein/ns/../../proc/1/ns/net" }, "not the Pod's"},

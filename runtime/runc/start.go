@@ -175,6 +175,11 @@ func (d *Driver) ociSpec(spec container.Spec) (*specs.Spec, error) {
 			return nil, err
 		}
 	}
+	if !spec.Security.Privileged {
+		if f.Grants, err = grants(spec.Mounts); err != nil {
+			return nil, err
+		}
+	}
 	oci := makeSpec(spec, f)
 	if err := checkSpec(oci, spec, d.host.caps, []string{filepath.Join(d.cfg.RunDir, "ns")}); err != nil {
 		return nil, fmt.Errorf("refused by policy: %w", err)

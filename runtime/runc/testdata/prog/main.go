@@ -150,6 +150,27 @@ func look(word, rest, arg string, number int) {
 			return
 		}
 		fmt.Println(strings.TrimSpace(string(text)))
+	case "open": // "r" or "rw", and a path
+		path := strings.TrimPrefix(strings.TrimPrefix(rest, "rw "), "r ")
+		flags := os.O_RDONLY | syscall.O_NONBLOCK
+		if arg == "rw" {
+			flags = os.O_RDWR | syscall.O_NONBLOCK
+		}
+		if _, err := os.OpenFile(path, flags, 0); err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println("opened", path)
+	case "mknod": // a character device
+		var path string
+		var major, minor int
+		_, err := fmt.Sscan(rest, &path, &major, &minor)
+		check(err)
+		if err := syscall.Mknod(path, syscall.S_IFCHR|0o666, major<<8|minor); err != nil {
+			fmt.Println("mknod", path, err)
+			return
+		}
+		fmt.Println("made", path)
 	case "write":
 		if err := os.WriteFile(arg, []byte("written"), 0o644); err != nil {
 			fmt.Println(err)
