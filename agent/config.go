@@ -44,6 +44,8 @@ type Config struct {
 	// that network.
 	RegistryDial func(ctx context.Context, network, addr string) (net.Conn, error)
 
+	SeccompDir string // seccomp profiles of this machine that Pods may name; empty: none
+
 	Reclaim node.Reclaim // when images that nothing needs are given up
 
 	CgroupParent string // of all containers, below each controller's mount

@@ -177,6 +177,7 @@ func openRunc(cfg Config, log *slog.Logger) (Driver, error) {
 		KeeperDir:    cfg.KeeperDir,
 		CgroupParent: cfg.CgroupParent,
 		Volumes:      volumeDirs(cfg),
+		SeccompDir:   cfg.SeccompDir,
 		CopyCommand:  cfg.CopyArgs,
 		Logger:       log,
 	})

@@ -308,7 +308,12 @@ func applySecurity(spec *container.Spec, pod *corev1.Pod, c *corev1.Container) e
 			spec.Security.DropCapabilities = append(spec.Security.DropCapabilities, string(name))
 		}
 	}
-	spec.Security.Unconfined = sc.SeccompProfile != nil && sc.SeccompProfile.Type == corev1.SeccompProfileTypeUnconfined
+	if p := sc.SeccompProfile; p != nil {
+		spec.Security.Unconfined = p.Type == corev1.SeccompProfileTypeUnconfined
+		if p.Type == corev1.SeccompProfileTypeLocalhost && p.LocalhostProfile != nil {
+			spec.Security.SeccompProfile = *p.LocalhostProfile
+		}
+	}
 	return nil
 }
 

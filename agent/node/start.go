@@ -182,7 +182,11 @@ func (w *worker) startOnce(ctx context.Context, pod *corev1.Pod, c *corev1.Conta
 	if !w.node.leases.mayStart(pod) { // unpacking may have taken long
 		return "WaitingForLease", errors.New("the Pod's lease has run out meanwhile")
 	}
-	if err := w.node.cfg.Driver.Start(ctx, spec); err != nil {
+	err = w.node.cfg.Driver.Start(ctx, spec)
+	switch {
+	case errors.Is(err, container.ErrNoProfile):
+		return reasonConfig, err
+	case err != nil:
 		return "RunContainerError", err
 	}
 	return "", nil

@@ -342,3 +342,27 @@ func TestADeviceIsMountedForUse(t *testing.T) {
 		}
 	})
 }
+
+// A container waits for the seccomp profile that it names, with the reason told.
+func TestAContainerWaitsForItsSeccompProfile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, func(container.Spec) containertest.Process { return containertest.Process{Runs: containertest.Forever} })
+		defer w.run()()
+		profile := "team/web.json"
+		w.putObject(newPod("a", func(p *corev1.Pod) {
+			p.Spec.SecurityContext = &corev1.PodSecurityContext{
+				SeccompProfile: &corev1.SeccompProfile{Type: corev1.SeccompProfileTypeLocalhost, LocalhostProfile: &profile},
+			}
+		}))
+		w.tell()
+		pass(time.Minute)
+		if s := w.get("a").Status.ContainerStatuses[0].State.Waiting; s == nil || s.Reason != reasonConfig || !strings.Contains(s.Message, profile) {
+			t.Errorf("without the profile: %+v", s)
+		}
+		w.driver.AddProfile(profile)
+		pass(10 * time.Minute)
+		if len(w.running("a")) != 1 {
+			t.Errorf("with it: %+v", w.get("a").Status.ContainerStatuses)
+		}
+	})
+}

@@ -318,8 +318,36 @@ func (p *problems) ids(user, group *int64, path string) {
 }
 
 func (p *problems) seccomp(s *corev1.SeccompProfile, path string) {
-	if s != nil && s.Type != corev1.SeccompProfileTypeRuntimeDefault && s.Type != corev1.SeccompProfileTypeUnconfined {
-		p.add(path+".type", "%q: want RuntimeDefault or Unconfined", clip(string(s.Type)))
+	if s == nil {
+		return
+	}
+	at := path + ".localhostProfile"
+	switch s.Type {
+	case corev1.SeccompProfileTypeLocalhost:
+		if s.LocalhostProfile == nil || *s.LocalhostProfile == "" {
+			p.hint(at, "name a file of the node's folder of profiles, /etc/skein/seccomp unless its agent was told another", "is missing")
+			return
+		}
+		p.localPath(*s.LocalhostProfile, at)
+		return
+	case corev1.SeccompProfileTypeRuntimeDefault, corev1.SeccompProfileTypeUnconfined:
+	default:
+		p.add(path+".type", "%q: want RuntimeDefault, Localhost or Unconfined", clip(string(s.Type)))
+	}
+	if s.LocalhostProfile != nil {
+		p.add(at, "belongs to the type Localhost")
+	}
+}
+
+// maxLocalPath bounds the path of a file that a node has, in bytes.
+const maxLocalPath = 1024
+
+func (p *problems) localPath(name, path string) {
+	switch {
+	case strings.HasPrefix(name, "/"), slices.Contains(strings.Split(name, "/"), ".."):
+		p.add(path, "%q: want a path below the node's folder of profiles", clip(name))
+	case len(name) > maxLocalPath || strings.ContainsAny(name, "\x00\n"):
+		p.add(path, "%q: want one line of at most %d bytes", clip(name), maxLocalPath)
 	}
 }
 

@@ -49,6 +49,7 @@ func runFlags() []cli.Flag {
 		&cli.IntFlag{Name: "snapshot-keep", Usage: "how `MANY` of them to keep", Value: 24, EnvVars: env("SNAPSHOT_KEEP")},
 		&cli.StringFlag{Name: "registry-config", Usage: "`FOLDER` that says how to reach registries, as containerd's certs.d", Value: "/etc/skein/certs.d", EnvVars: env("REGISTRY_CONFIG")},
 		&cli.StringFlag{Name: "docker-config", Usage: "`FILE` of docker's with credentials for registries", Value: dockerConfig(), EnvVars: env("DOCKER_CONFIG")},
+		&cli.StringFlag{Name: "seccomp-dir", Usage: "`FOLDER` of seccomp profiles that Pods may name", Value: "/etc/skein/seccomp", EnvVars: env("SECCOMP_DIR")},
 		&cli.Float64Flag{Name: "image-gc-high", Usage: "`PERCENT` of the disk in use from which on images go that nothing needs", Value: 85, EnvVars: env("IMAGE_GC_HIGH")},
 		&cli.Float64Flag{Name: "image-gc-low", Usage: "`PERCENT` until which they go", Value: 80, EnvVars: env("IMAGE_GC_LOW")},
 		&cli.DurationFlag{Name: "image-max-age", Usage: "for what `TIME` an image may be unused; -1s: for ever", Value: 30 * 24 * time.Hour, EnvVars: env("IMAGE_MAX_AGE")},
@@ -228,6 +229,7 @@ func config(c *cli.Context) (agent.Config, error) {
 		Announcement: announce,
 	}
 	cfg.RegistryConfig, cfg.RegistryKeys = c.String("registry-config"), c.String("docker-config")
+	cfg.SeccompDir = c.String("seccomp-dir")
 	cfg.Reclaim = node.Reclaim{
 		High: c.Float64("image-gc-high") / 100, Low: c.Float64("image-gc-low") / 100,
 		MaxAge: c.Duration("image-max-age"), MinAge: c.Duration("image-min-age"),

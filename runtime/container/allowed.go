@@ -33,6 +33,10 @@ func (a Allowed) Capability(name string) bool {
 		slices.Contains(a.Capabilities, "ALL") || slices.Contains(a.Capabilities, name)
 }
 
+// ErrNoProfile says that a machine has no seccomp profile of that name, or none
+// that it can read.
+var ErrNoProfile = errors.New("no such seccomp profile")
+
 // ErrNotAllowed says that a container asks for more than its namespace allows.
 var ErrNotAllowed = errors.New("not allowed by its namespace")
 

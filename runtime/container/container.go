@@ -108,6 +108,7 @@ type Security struct {
 	AddCapabilities          []string // "NET_ADMIN", without CAP_
 	DropCapabilities         []string // "ALL" drops all
 	Unconfined               bool     // no seccomp profile
+	SeccompProfile           string   // one of the machine's, by its path among them; empty: Docker's
 	Allowed                  Allowed  // what of all this may be
 }
 

@@ -31,6 +31,7 @@ type Config struct {
 	KeeperDir    string   // where the keeper is met
 	CgroupParent string   // absolute, like "/skein"
 	Volumes      []string // folders below which every Pod has one of its own, named by its uid, with its volumes
+	SeccompDir   string   // seccomp profiles that containers may name; empty: none
 	CopyCommand  []string // starts a process that calls transfer.Main with the argument that follows
 	Logger       *slog.Logger
 

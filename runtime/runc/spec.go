@@ -281,7 +281,7 @@ func checkConfined(s *specs.Spec, sec container.Security, own []string) error {
 	if !s.Process.NoNewPrivileges && !sec.AllowPrivilegeEscalation {
 		return fmt.Errorf("new privileges are not ruled out")
 	}
-	if s.Linux.Seccomp == nil && !sec.Unconfined {
+	if s.Linux.Seccomp == nil && (!sec.Unconfined || sec.SeccompProfile != "") {
 		return fmt.Errorf("no seccomp profile")
 	}
 	allowed, err := capabilities(sec, own)

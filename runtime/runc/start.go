@@ -170,6 +170,10 @@ func (d *Driver) ociSpec(spec container.Spec) (*specs.Spec, error) {
 		if f.Devices, err = devices(); err != nil {
 			return nil, fmt.Errorf("list devices: %w", err)
 		}
+	case spec.Security.SeccompProfile != "":
+		if f.Seccomp, err = localProfile(d.cfg.SeccompDir, spec.Security.SeccompProfile, f.Caps); err != nil {
+			return nil, err
+		}
 	case !spec.Security.Unconfined:
 		if f.Seccomp, err = d.host.profiles.get(f.Caps); err != nil {
 			return nil, err

@@ -58,6 +58,7 @@ type Driver struct {
 	changed   chan struct{}
 	starts    map[container.ID]int
 	leases    map[string]*lease // by Pod
+	profiles  map[string]bool   // of seccomp, by name
 	pid       int
 }
 
@@ -78,12 +79,19 @@ func New(program Program) *Driver {
 	return &Driver{
 		program: program, now: time.Now, sandboxes: map[string]container.Sandbox{}, boxes: map[container.ID]*box{},
 		changed: make(chan struct{}), starts: map[container.ID]int{},
-		leases: map[string]*lease{},
+		leases: map[string]*lease{}, profiles: map[string]bool{},
 	}
 }
 
 // SetClock has stamps come from another wall clock than time.Now. Call it first.
 func (d *Driver) SetClock(now func() time.Time) { d.now = now }
+
+// AddProfile gives the machine a seccomp profile.
+func (d *Driver) AddProfile(name string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.profiles[name] = true
+}
 
 // notify must be called with mu held.
 func (d *Driver) notify() {
@@ -118,6 +126,9 @@ func (d *Driver) Start(ctx context.Context, spec container.Spec) error {
 	}
 	if err := spec.Security.Check(); err != nil {
 		return fmt.Errorf("start %s: %w", spec.ID, err)
+	}
+	if name := spec.Security.SeccompProfile; name != "" && !d.profiles[name] {
+		return fmt.Errorf("start %s: seccomp profile %q: %w", spec.ID, name, container.ErrNoProfile)
 	}
 	p := d.program(spec)
 	if p.StartTime > 0 {

@@ -32,6 +32,7 @@ func Suite(t *testing.T, open func(t *testing.T) Stage) {
 		"starts nothing without a sandbox":                   testNoSandbox,
 		"tells when a program could not be started":          testCannotStart,
 		"gives nothing that is not allowed":                  testNotAllowed,
+		"starts nothing without its seccomp profile":         testNoProfile,
 		"starts many at once":                                testParallel,
 		"stops politely, then not":                           testStop,
 		"stops by the signal that is asked for":              testStopSignal,

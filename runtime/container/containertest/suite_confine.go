@@ -6,6 +6,19 @@ import (
 	"github.com/skein-dev/skein/runtime/container"
 )
 
+// testNoProfile asks for a seccomp profile that the machine does not have.
+func testNoProfile(p *play) {
+	p.must(p.Driver.Prepare(p.ctx, sandbox("pod")))
+	spec := p.spec(container.ID{Pod: "pod", Name: "a"}, "sleep")
+	spec.Security.SeccompProfile = "missing.json"
+	if err := p.Driver.Start(p.ctx, spec); !errors.Is(err, container.ErrNoProfile) {
+		p.t.Errorf("%v, want it refused", err)
+	}
+	if _, runs := p.status(spec.ID); runs {
+		p.t.Error("it runs without")
+	}
+}
+
 // testNotAllowed asks for what a namespace has to allow.
 func testNotAllowed(p *play) {
 	p.must(p.Driver.Prepare(p.ctx, sandbox("pod")))
