@@ -30,6 +30,7 @@ func containerSpec(pod *corev1.Pod, c *corev1.Container, img image.Config, at pl
 		Cwd:     cmp.Or(c.WorkingDir, img.WorkingDir, "/"),
 		User:    img.User,
 		Labels:  map[string]string{},
+		Volumes: img.Volumes,
 		Stdin:   c.Stdin, StdinOnce: c.StdinOnce, TTY: c.TTY,
 	}
 	env, err := environment(pod, c, img, at)

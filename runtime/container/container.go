@@ -44,15 +44,19 @@ type Sandbox struct {
 // A Spec is one container to run. Nothing in it is interpreted any further than
 // said here: defaults have been filled in and policy has been applied.
 type Spec struct {
-	ID        ID
-	Sandbox   Sandbox
-	RootFS    []Mount // one layered file system, as the image store gave it
-	Args      []string
-	Env       []string // K=V
-	Cwd       string
-	User      string   // "", "1000", "redis", "1000:1000", "redis:redis": names are looked up in the image
-	Groups    []uint32 // supplementary
-	Mounts    []Mount  // into the container
+	ID      ID
+	Sandbox Sandbox
+	RootFS  []Mount // one layered file system, as the image store gave it
+	Args    []string
+	Env     []string // K=V
+	Cwd     string
+	User    string   // "", "1000", "redis", "1000:1000", "redis:redis": names are looked up in the image
+	Groups  []uint32 // supplementary
+	Mounts  []Mount  // into the container
+	// Volumes are folders of the root, absolute, that are made if missing and can be
+	// written even where the root cannot. They are a part of the root, and go with
+	// it. One in what Mounts cover, or among the kernel's own, is left as it is.
+	Volumes   []string
 	Resources Resources
 	Security  Security
 	Ulimits   []Ulimit          // on each of its processes, beside the Driver's own on open files

@@ -15,8 +15,7 @@ import (
 )
 
 // A Config is what an image says of the containers made from it. All of it may
-// come from a stranger; labels and volumes are left out because they must never
-// act.
+// come from a stranger; labels are left out because they must never act.
 type Config struct {
 	Entrypoint   []string
 	Cmd          []string
@@ -25,6 +24,7 @@ type Config struct {
 	User         string   // "", "1000", "redis", "1000:1000", "redis:redis"
 	ExposedPorts []string // sorted: "8080/tcp"
 	StopSignal   string   // "SIGTERM", "15", or empty
+	Volumes      []string // folders that its program writes to: absolute and clean, sorted
 }
 
 // Bounds of a Config. The kernel's own on arguments and environment is 2 MiB
@@ -32,6 +32,7 @@ type Config struct {
 const (
 	maxStrings = 4096
 	maxText    = 512 << 10 // bytes of arguments and environment together
+	maxVolumes = 128
 )
 
 // configuration is the part of a configuration blob that is used.
@@ -73,6 +74,11 @@ func parseConfiguration(data []byte) (*configuration, error) {
 		ExposedPorts: slices.Sorted(maps.Keys(img.Config.ExposedPorts)),
 		StopSignal:   img.Config.StopSignal,
 	}}
+	for dir := range img.Config.Volumes {
+		c.Volumes = append(c.Volumes, path.Clean("/"+dir))
+	}
+	slices.Sort(c.Volumes)
+	c.Volumes = slices.Compact(c.Volumes)
 	if dir := img.Config.WorkingDir; dir != "" {
 		c.WorkingDir = path.Clean("/" + dir)
 	}
@@ -80,7 +86,10 @@ func parseConfiguration(data []byte) (*configuration, error) {
 }
 
 func (c *Config) check() error {
-	texts := slices.Concat(c.Entrypoint, c.Cmd, c.Env, c.ExposedPorts)
+	if len(c.Volumes) > maxVolumes {
+		return invalid("%d volumes, %d are allowed", len(c.Volumes), maxVolumes)
+	}
+	texts := slices.Concat(c.Entrypoint, c.Cmd, c.Env, c.ExposedPorts, c.Volumes)
 	if len(texts) > maxStrings {
 		return invalid("%d arguments, variables and ports, %d are allowed", len(texts), maxStrings)
 	}

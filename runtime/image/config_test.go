@@ -2,6 +2,7 @@ package image
 
 import (
 	"errors"
+	"fmt"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -54,7 +55,7 @@ func TestConfigTellsWhatTheImageSays(t *testing.T) {
 		img.Config = ocispec.ImageConfig{
 			Entrypoint: []string{"/bin/demo"}, Cmd: []string{"serve"}, Env: []string{"A=1", "B="}, WorkingDir: "srv/../data/",
 			User: "demo:1000", ExposedPorts: map[string]struct{}{"8080/tcp": {}, "53/udp": {}}, StopSignal: "SIGINT",
-			Volumes: map[string]struct{}{"/../../etc": {}}, Labels: map[string]string{"containerd.io/gc.root": "x", "skein.dev/size": "9"},
+			Volumes: map[string]struct{}{"/../../etc": {}, "data/": {}, "/data": {}}, Labels: map[string]string{"containerd.io/gc.root": "x", "skein.dev/size": "9"},
 		}
 	}, hello(t))
 	load(t, s, b.layout(map[string]ocispec.Descriptor{"web:1": d}))
@@ -63,6 +64,7 @@ func TestConfigTellsWhatTheImageSays(t *testing.T) {
 	want := Config{
 		Entrypoint: []string{"/bin/demo"}, Cmd: []string{"serve"}, Env: []string{"A=1", "B="}, WorkingDir: "/data",
 		User: "demo:1000", ExposedPorts: []string{"53/udp", "8080/tcp"}, StopSignal: "SIGINT",
+		Volumes: []string{"/data", "/etc"},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("config (-want +got):\n%s", diff)
@@ -74,6 +76,16 @@ func TestConfigTellsWhatTheImageSays(t *testing.T) {
 			t.Errorf("label %q is on the blob", k)
 		}
 	}
+}
+
+// manyVolumes goes on after the first of more volumes than an image may have.
+func manyVolumes() string {
+	var b strings.Builder
+	b.WriteString("{}")
+	for i := range maxVolumes {
+		fmt.Fprintf(&b, `,"/v%d":{}`, i)
+	}
+	return b.String()
 }
 
 func TestConfigsThatAreRefused(t *testing.T) {
@@ -89,6 +101,8 @@ func TestConfigsThatAreRefused(t *testing.T) {
 		`{"config":{"StopSignal":"; rm -rf"}}`:                        "no signal",
 		`{"config":{"Cmd":["` + strings.Repeat("x", 600<<10) + `"]}}`: "KiB of arguments",
 		`{"config":{"Cmd":[` + strings.Repeat(`"",`, 5000) + `""]}}`:  "5001 arguments",
+		`{"config":{"Volumes":{"/a\u0000b":{}}}}`:                     "zero byte",
+		`{"config":{"Volumes":{"/x":` + manyVolumes() + `}}}`:         "129 volumes",
 		`{"os":"plan9","architecture":"mips"}`:                        "no image for",
 		`{"rootfs":{"type":"tape","diff_ids":["sha256:x"]}}`:          "type",
 		`{"rootfs":{"type":"layers","diff_ids":["sha256:x"]}}`:        "no digest",

@@ -117,7 +117,7 @@ func (d *Driver) sweep(known map[string]bool) error {
 			continue
 		}
 		dir := filepath.Join(d.cfg.RunDir, "bundles", e.Name())
-		if err := errors.Join(unmountAll(filepath.Join(dir, "rootfs")), unmountAll(filepath.Join(dir, "message"))); err != nil {
+		if err := errors.Join(unmountAll(filepath.Join(dir, "rootfs")), unmountAll(filepath.Join(dir, "message")), unmountVolumes(dir)); err != nil {
 			return err
 		}
 		if err := os.RemoveAll(dir); err != nil {

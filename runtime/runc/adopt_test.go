@@ -205,7 +205,7 @@ func (s *scene) await(path string, ready func() bool) {
 // Whichever line of Start an agent is killed at, the next one is left with a
 // container that runs, or with none, and can start it.
 func TestAnAgentKilledInTheMiddleOfStart(t *testing.T) {
-	for _, at := range []string{"spec", "output", "root", "message", "bundle", "run", "process"} {
+	for _, at := range []string{"spec", "output", "root", "message", "volumes", "bundle", "run", "process"} {
 		t.Run(at, func(t *testing.T) {
 			s := newScene(t)
 			v := s.victim(t, "start", "sleep", at)

@@ -100,7 +100,7 @@ func (d *Driver) clear(id container.ID) error {
 		d.groups.remove(group),
 		os.RemoveAll(d.runcDir(id)),
 		unmountAll(d.rootfs(id)),
-		unmountAll(d.messageDir(id)),
+		unmountAll(d.messageDir(id)), unmountVolumes(d.bundle(id)),
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err // the bundle stays: what is still mounted in it must not be deleted

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -85,6 +86,12 @@ func (d *Driver) start(ctx context.Context, spec container.Spec) error {
 		}
 	}
 	d.cfg.step("message")
+	volumes, err := d.makeVolumes(spec)
+	if err != nil {
+		return err
+	}
+	spec.Mounts = append(slices.Clone(spec.Mounts), volumes...)
+	d.cfg.step("volumes")
 	oci, err := d.ociSpec(spec)
 	if err != nil {
 		return err

@@ -135,5 +135,5 @@ func (d *Driver) finish(ctx context.Context, b *box) error {
 			d.log.Debug("runc did not delete a container", "container", b.id, "err", err)
 		}
 	}
-	return errors.Join(errLog, d.groups.remove(d.cgroup(b.id)), unmountAll(d.messageDir(b.id)), os.RemoveAll(d.runcDir(b.id)))
+	return errors.Join(errLog, d.groups.remove(d.cgroup(b.id)), unmountAll(d.messageDir(b.id)), unmountVolumes(d.bundle(b.id)), os.RemoveAll(d.runcDir(b.id)))
 }

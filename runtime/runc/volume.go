@@ -23,7 +23,7 @@ import (
 // need the word of the namespace's policy.
 func (d *Driver) checkSources(s *specs.Spec, c container.Spec) error {
 	own := slices.Clone(d.cfg.binds)
-	own = append(own, d.shared(c.ID.Pod), d.messageDir(c.ID))
+	own = append(own, d.shared(c.ID.Pod), d.messageDir(c.ID), d.volumesDir(c.ID))
 	for _, dir := range d.cfg.Volumes {
 		own = append(own, filepath.Join(dir, c.ID.Pod))
 	}

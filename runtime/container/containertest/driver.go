@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"path"
 	"slices"
 	"sync"
 	"time"
@@ -156,6 +157,9 @@ func (d *Driver) Start(ctx context.Context, spec container.Spec) error {
 	b.input = spec.Stdin
 	if p.Echo && !spec.Stdin {
 		p.Runs = 0 // there is nothing to read
+	}
+	for _, at := range spec.Volumes {
+		b.folder(path.Clean("/" + at))
 	}
 	d.boxes[spec.ID] = b
 	if l := d.leases[spec.ID.Pod]; l != nil && d.SinceBoot() >= l.kill {

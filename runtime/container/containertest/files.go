@@ -95,6 +95,14 @@ func (d *Driver) feed(b *box, r io.Reader) {
 	}
 }
 
+// folder makes one that is there from the beginning.
+func (b *box) folder(at string) {
+	if b.files == nil {
+		b.files = map[string]entry{}
+	}
+	b.files[at] = entry{header: tar.Header{Typeflag: tar.TypeDir, Mode: 0o755}}
+}
+
 // CopyIn keeps what is in a tar.
 func (d *Driver) CopyIn(ctx context.Context, id container.ID, spec container.CopySpec, r io.Reader) ([]string, error) {
 	b, err := d.running(id)

@@ -33,6 +33,7 @@ func Suite(t *testing.T, open func(t *testing.T) Stage) {
 		"tells when a program could not be started":          testCannotStart,
 		"gives nothing that is not allowed":                  testNotAllowed,
 		"starts nothing without its seccomp profile":         testNoProfile,
+		"makes the folders that an image writes to":          testVolumes,
 		"starts many at once":                                testParallel,
 		"stops politely, then not":                           testStop,
 		"stops by the signal that is asked for":              testStopSignal,

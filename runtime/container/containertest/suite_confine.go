@@ -1,7 +1,10 @@
 package containertest
 
 import (
+	"archive/tar"
 	"errors"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/skein-dev/skein/runtime/container"
 )
@@ -45,4 +48,19 @@ func testNotAllowed(p *play) {
 			p.t.Errorf("%s: it runs: %v", name, runs)
 		}
 	}
+}
+
+// testVolumes writes to what an image calls its volume, in a root that cannot be
+// written.
+func testVolumes(p *play) {
+	id := p.startSpec("pod", func(s *container.Spec) {
+		s.Security.ReadOnlyRoot, s.Volumes = true, []string{"/var/data", "/etc"}
+	}, "sleep")
+	in := archive(p, tar.Header{Name: "a", Typeflag: tar.TypeReg, Mode: 0o600, Uname: "one"})
+	_, err := p.Driver.CopyIn(p.ctx, id, container.CopySpec{Path: "/var/data"}, in)
+	p.must(err)
+	if diff := cmp.Diff([]string{"a -rw------- one"}, p.copyOut(id, "/var/data/a")); diff != "" {
+		p.t.Errorf("in the volume (-want +got):\n%s", diff)
+	}
+	p.must(p.Driver.Remove(p.ctx, id))
 }
