@@ -290,6 +290,11 @@ func (i *images) Mounts(ctx context.Context, key, digest string) ([]container.Mo
 // Release gives a root file system back.
 func (i *images) Release(ctx context.Context, key string) error { return i.store.Release(ctx, key) }
 
+// Used is what a root file system takes besides its image.
+func (i *images) Used(ctx context.Context, key string, entries int) (bytes int64, over bool, err error) {
+	return i.store.Used(ctx, key, entries)
+}
+
 // Snapshots lists the root file systems.
 func (i *images) Snapshots(ctx context.Context) ([]string, error) { return i.store.Snapshots(ctx) }
 

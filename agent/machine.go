@@ -34,9 +34,14 @@ func machine(cfg Config) (node.Machine, error) {
 	if err := unix.Uname(&uts); err != nil {
 		return node.Machine{}, fmt.Errorf("uname: %w", err)
 	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(cfg.DataDir, &fs); err != nil {
+		return node.Machine{}, fmt.Errorf("statfs of %s: %w", cfg.DataDir, err)
+	}
 	return node.Machine{
 		CPUMilli:    int64(runtime.NumCPU()) * 1000,
 		MemoryBytes: memory,
+		DiskBytes:   int64(fs.Blocks) * fs.Bsize, //nolint:gosec // less than 8 EiB
 		Pods:        cfg.PodLimit,
 		Labels:      cfg.Labels,
 		Info: corev1.NodeSystemInfo{

@@ -101,6 +101,7 @@ type ImageStore interface {
 	Config(ctx context.Context, digest string) (image.Config, error)
 	Mounts(ctx context.Context, key, digest string) ([]container.Mount, error)
 	Release(ctx context.Context, key string) error
+	Used(ctx context.Context, key string, entries int) (bytes int64, over bool, err error)
 	Snapshots(ctx context.Context) ([]string, error)
 	Collect(ctx context.Context) error
 	Verify(ctx context.Context) error

@@ -161,7 +161,7 @@ func (m *Machine) world(l *life) agent.World {
 		Volumes: func(agent.Config) (agent.VolumeStore, error) { return m.volumes, nil },
 		Images:  func(agent.Config) (agent.ImageStore, error) { return images{}, nil },
 		Machine: func(agent.Config) (node.Machine, error) {
-			return node.Machine{CPUMilli: 8000, MemoryBytes: 16 << 30, Pods: 200, Info: corev1.NodeSystemInfo{MachineID: m.Name}}, nil
+			return node.Machine{CPUMilli: 8000, MemoryBytes: 16 << 30, DiskBytes: 100 << 30, Pods: 200, Info: corev1.NodeSystemInfo{MachineID: m.Name}}, nil
 		},
 		Disk: func(agent.Config) (watch.Medium, error) { return medium{disk: disk, life: l}, nil },
 		Load: func(agent.Config) func() (gossip.Load, error) {
@@ -366,7 +366,10 @@ func (images) FollowBlob(context.Context, string, int64) (io.ReadCloser, int64, 
 }
 func (images) Use(context.Context, string, time.Time) error { return nil }
 func (images) Remove(context.Context, string) error         { return nil }
-func (images) Verify(context.Context) error                 { return nil }
+func (images) Used(context.Context, string, int) (bytes int64, over bool, err error) {
+	return 0, false, nil
+}
+func (images) Verify(context.Context) error { return nil }
 
 func (images) BeginPush(context.Context, []image.Entry) (*image.Push, error) {
 	return nil, errors.New("this store has all there is")

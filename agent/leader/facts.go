@@ -105,7 +105,8 @@ func podFacts(row *state.Row, shape func(owner string) *place.Shape) (*pod, erro
 // shapeOf tells what a Pod asks of its node.
 func shapeOf(spec *corev1.PodSpec) *place.Shape {
 	s := &place.Shape{Selector: spec.NodeSelector}
-	s.CPU, s.Memory = object.Requests(spec)
+	needs := object.Requests(spec)
+	s.CPU, s.Memory, s.Disk = needs.CPU, needs.Memory, needs.Disk
 	for i := range spec.InitContainers {
 		c := &spec.InitContainers[i]
 		addImage(s, c)
@@ -175,7 +176,7 @@ func (n *node) lost() bool {
 // offersAs tells whether placement may take the one for the other.
 func (n *node) offersAs(o *node) bool {
 	a, b := &n.place, &o.place
-	return a.Zone == b.Zone && a.CPU == b.CPU && a.Memory == b.Memory && a.Pods == b.Pods &&
+	return a.Zone == b.Zone && a.CPU == b.CPU && a.Memory == b.Memory && a.Disk == b.Disk && a.Pods == b.Pods &&
 		a.Ready == b.Ready && a.Cordoned == b.Cordoned && maps.Equal(a.Labels, b.Labels) && slices.Equal(a.Images, b.Images)
 }
 
@@ -203,7 +204,7 @@ func nodeFacts(row *state.Row) (*node, error) {
 		uid: row.UID, version: row.Version, known: len(have) > 0, never: n.Labels[object.LabelVoter] == "never",
 		place: place.Node{
 			Name: n.Name, Zone: n.Labels[object.LabelZone], Labels: n.Labels, Cordoned: n.Spec.Unschedulable,
-			CPU: have.Cpu().MilliValue(), Memory: have.Memory().Value(), Pods: have.Pods().Value(),
+			CPU: have.Cpu().MilliValue(), Memory: have.Memory().Value(), Disk: have.StorageEphemeral().Value(), Pods: have.Pods().Value(),
 		},
 	}
 	for _, image := range n.Status.Images {

@@ -40,6 +40,9 @@ type Images interface {
 	Config(ctx context.Context, digest string) (image.Config, error)
 	Mounts(ctx context.Context, key, digest string) ([]container.Mount, error)
 	Release(ctx context.Context, key string) error
+	// Used tells how many bytes of disk a root file system takes besides its image,
+	// or that it has more entries than were to be looked at.
+	Used(ctx context.Context, key string, entries int) (bytes int64, over bool, err error)
 	Snapshots(ctx context.Context) ([]string, error)
 	// Collect frees what no name and no root file system needs.
 	Collect(ctx context.Context) error

@@ -18,6 +18,7 @@ import (
 type Machine struct {
 	CPUMilli    int64 // thousandths of a core
 	MemoryBytes int64
+	DiskBytes   int64             // of the file system that holds the data directory
 	Pods        int64             // how many may run here
 	Labels      map[string]string // from the operator's flags
 	Info        corev1.NodeSystemInfo
@@ -61,6 +62,10 @@ const (
 	selfSoon = 2100 * time.Millisecond
 )
 
+// forPods is how many hundredths of its disk a machine promises to Pods: below the
+// rest it is short of disk.
+const forPods = 90
+
 // statusKey tells two statuses apart, times aside.
 func statusKey(s *corev1.NodeStatus) string {
 	c := s.DeepCopy()
@@ -76,9 +81,14 @@ func nodeStatus(cfg Config, images []corev1.ContainerImage, pressure map[string]
 		corev1.ResourceMemory: *resource.NewQuantity(cfg.Machine.MemoryBytes, resource.BinarySI),
 		corev1.ResourcePods:   *resource.NewQuantity(cfg.Machine.Pods, resource.DecimalSI),
 	}
+	free := maps.Clone(have)
+	if disk := cfg.Machine.DiskBytes; disk > 0 {
+		have[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(disk, resource.BinarySI)
+		free[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(disk/100*forPods, resource.BinarySI)
+	}
 	status := &corev1.NodeStatus{
 		Capacity:    have,
-		Allocatable: maps.Clone(have),
+		Allocatable: free,
 		NodeInfo:    cfg.Machine.Info,
 		Images:      images,
 		Addresses: []corev1.NodeAddress{

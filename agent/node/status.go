@@ -63,7 +63,7 @@ func podStatus(v view) corev1.PodStatus {
 		}
 	}
 	out.Phase = phase(v, out)
-	if v.expired && out.Phase != corev1.PodSucceeded && !slices.ContainsFunc(v.have, func(s container.Status) bool { return s.State == container.Running }) {
+	if v.expired && !(out.Phase == corev1.PodSucceeded && over(v.pod, v.have)) && !slices.ContainsFunc(v.have, func(s container.Status) bool { return s.State == container.Running }) {
 		out.Phase, out.Reason = corev1.PodFailed, "DeadlineExceeded"
 		out.Message = fmt.Sprintf("it was active for longer than its activeDeadlineSeconds, %d", *v.pod.Spec.ActiveDeadlineSeconds)
 	}
@@ -108,7 +108,7 @@ func containerStatus(v view, m member) corev1.ContainerStatus {
 	}
 	no := false
 	s.Started = &no
-	if !restarts(v.pod, m, last) || over(v.pod, v.have) {
+	if !restarts(v.pod, m, last) || over(v.pod, v.have) || v.expired || v.evicted != "" {
 		s.State.Terminated = v.terminated(last)
 		s.Ready = m.role == roleInit && last.ExitCode == 0
 		return s

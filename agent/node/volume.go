@@ -8,10 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/skein-dev/skein/agent/object"
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
@@ -216,57 +214,4 @@ func ownerOf(pod *corev1.Pod) volume.Owner {
 		Group:      *s.FSGroup,
 		OnMismatch: s.FSGroupChangePolicy != nil && *s.FSGroupChangePolicy == corev1.FSGroupChangeOnRootMismatch,
 	}
-}
-
-const (
-	// measureEvery is how often folders on disk are measured that have a limit.
-	measureEvery = 10 * time.Second
-	// maxEntries bounds what is looked at: whoever makes more files than that in a
-	// folder with a limit is over it.
-	maxEntries = 200_000
-)
-
-// measure finds out whether a folder of the Pod has outgrown its limit. One that
-// has ends the Pod.
-func (w *worker) measure(pod *corev1.Pod, now time.Time) (next time.Time) {
-	limits := diskLimits(pod)
-	if len(limits) == 0 || w.evicted != "" || w.node.cfg.Volumes == nil {
-		return time.Time{}
-	}
-	if now.Before(w.measured.Add(measureEvery)) {
-		return w.measured.Add(measureEvery)
-	}
-	w.measured = now
-	for name, limit := range limits {
-		used, over, err := w.node.cfg.Volumes.Used(string(w.uid), name, maxEntries)
-		switch {
-		case err != nil:
-			w.log.Warn("cannot measure a volume", "volume", name, "err", err)
-		case over:
-			w.evict(pod, fmt.Sprintf("the emptyDir volume %q holds more than %d files and folders, and has a limit", name, maxEntries))
-		case used > limit.Value():
-			w.evict(pod, fmt.Sprintf("the emptyDir volume %q holds %d bytes, more than its limit of %s", name, used, limit.String()))
-		}
-	}
-	return now.Add(measureEvery)
-}
-
-// evict ends a Pod for good that takes more than it may.
-func (w *worker) evict(pod *corev1.Pod, why string) {
-	if w.evicted == "" {
-		w.evicted = why
-		w.event(pod, corev1.EventTypeWarning, reasonEvicted, why)
-	}
-}
-
-const reasonEvicted = "Evicted"
-
-func diskLimits(pod *corev1.Pod) map[string]*resource.Quantity {
-	out := map[string]*resource.Quantity{}
-	for i := range pod.Spec.Volumes {
-		if v := &pod.Spec.Volumes[i]; v.EmptyDir != nil && v.EmptyDir.SizeLimit != nil && v.EmptyDir.Medium != corev1.StorageMediumMemory {
-			out[v.Name] = v.EmptyDir.SizeLimit
-		}
-	}
-	return out
 }

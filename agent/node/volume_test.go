@@ -172,6 +172,53 @@ func TestAFolderOverItsLimitEndsThePod(t *testing.T) {
 	})
 }
 
+func TestEphemeralStorageHasLimits(t *testing.T) {
+	const mib = 1 << 20
+	disk := func(text string) corev1.ResourceRequirements {
+		return corev1.ResourceRequirements{Limits: corev1.ResourceList{corev1.ResourceEphemeralStorage: resource.MustParse(text)}}
+	}
+	empty := corev1.Volume{Name: "data", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}
+	tests := map[string]struct {
+		main, side         corev1.ResourceRequirements
+		inMain, inSide, in int64 // what is written, and into the volume
+		want               string
+	}{
+		"no limit":                         {inMain: 1 << 40, in: 1 << 40},
+		"as much as it may":                {main: disk("3Mi"), inMain: mib, in: 2 * mib},
+		"a container":                      {main: disk("1Mi"), side: disk("9Mi"), inMain: mib + 1, want: "container c has written 1048577 bytes, more than its limit of ephemeral-storage, 1Mi"},
+		"more files than are counted":      {main: disk("9Pi"), inMain: 4096 * (maxEntries + 1), want: "container c has written more than 200000 files"},
+		"all together":                     {main: disk("1Mi"), side: disk("1Mi"), inMain: mib, inSide: mib, in: 1, want: "hold 2097153 bytes together, more than the limits of ephemeral-storage, 2Mi"},
+		"one without a limit counts as 0":  {main: disk("2Mi"), inSide: 2*mib + 1, want: "together"},
+		"the volume, which has none alone": {main: disk("2Mi"), in: 3 * mib, want: "together"},
+	}
+	for what, tt := range tests {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, containertest.RunForever)
+				defer w.run()()
+				pod := newPod("a", mounting(empty))
+				pod.Spec.Containers[0].Resources = tt.main
+				side := *pod.Spec.Containers[0].DeepCopy()
+				side.Name, side.Resources = "side", tt.side
+				pod.Spec.Containers = append(pod.Spec.Containers, side)
+				w.mu.Lock()
+				w.written = map[string]int64{"uid-a.c.0": tt.inMain, "uid-a.side.0": tt.inSide}
+				w.mu.Unlock()
+				w.putObject(pod)
+				w.volumes.Fill("uid-a", "data", tt.in)
+				pass(2 * measureEvery)
+				s := w.get("a").Status
+				switch {
+				case tt.want == "" && s.Phase != corev1.PodRunning:
+					t.Errorf("%s %s %q", s.Phase, s.Reason, s.Message)
+				case tt.want != "" && (s.Phase != corev1.PodFailed || s.Reason != reasonEvicted || !strings.Contains(s.Message, tt.want) || len(w.running("a")) > 0):
+					t.Errorf("%s %s %q, want %q", s.Phase, s.Reason, s.Message, tt.want)
+				}
+			})
+		})
+	}
+}
+
 func TestFoldersOfTheMachineTakeAPolicyOnTheNodeToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var (

@@ -145,7 +145,7 @@ func (w *worker) ensure(ctx context.Context, pod *corev1.Pod) (time.Time, bool, 
 	have := w.relist(ctx, w.node.statuses(w.uid)) // those were listed for all Pods, perhaps before our last start
 	members := membersOf(pod)
 	expires, expired := w.expiry(pod)
-	next = earlier(expires, w.measure(pod, time.Now()))
+	next = earlier(expires, w.measure(ctx, pod, have, time.Now()))
 	if over(pod, have) || stuck(pod, have) || expired || w.evicted != "" {
 		return time.Time{}, false, w.finish(ctx, pod, have)
 	}

@@ -40,6 +40,7 @@ type world struct {
 	mu      sync.Mutex
 	deaf    bool // no leader
 	reports []*skeinv1.ReportRequest
+	written map[string]int64         // bytes of disk, by root file system
 	absent  map[string]error         // images that cannot be had
 	ensure  func(ask ImageAsk) error // in place of that
 	node    *Node                    // as run runs it
@@ -107,10 +108,17 @@ func (w *world) Config(context.Context, string) (image.Config, error) {
 
 func (w *world) Mounts(context.Context, string, string) ([]container.Mount, error) { return nil, nil }
 func (w *world) Release(context.Context, string) error                             { return nil }
-func (w *world) Snapshots(context.Context) ([]string, error)                       { return nil, nil }
-func (w *world) Collect(context.Context) error                                     { return nil }
-func (w *world) Present(context.Context) ([]corev1.ContainerImage, error)          { return nil, nil }
-func (w *world) Changed() <-chan struct{}                                          { return nil }
+func (w *world) Used(_ context.Context, key string, most int) (int64, bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := w.written[key]
+	return n, n/4096 > int64(most), nil
+}
+
+func (w *world) Snapshots(context.Context) ([]string, error)              { return nil, nil }
+func (w *world) Collect(context.Context) error                            { return nil }
+func (w *world) Present(context.Context) ([]corev1.ContainerImage, error) { return nil, nil }
+func (w *world) Changed() <-chan struct{}                                 { return nil }
 
 var errNoLeader = errors.New("no leader")
 

@@ -243,7 +243,7 @@ func quoted(args []string) string {
 
 func amounts(list corev1.ResourceList) string {
 	var out []string
-	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourcePods} {
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage, corev1.ResourcePods} {
 		if q, ok := list[name]; ok {
 			out = append(out, string(name)+" "+q.String())
 		}

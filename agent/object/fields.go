@@ -131,8 +131,8 @@ var containerRules = append([]rule{
 	only("volumeMounts.mountPropagation", []string{"None", "HostToContainer"}, "containers mount nothing on their machine"),
 	refuses("read the file in the container's command", "env.valueFrom.fileKeyRef"),
 	refuses("mount a hostPath volume of type BlockDevice", "volumeDevices"),
-	later("limit cpu and memory", "resources.limits.ephemeral-storage", "resources.requests.ephemeral-storage"),
-	refuses("cpu and memory are what can be asked for", "resources.limits.*", "resources.requests.*"),
+	takes("resources.limits.ephemeral-storage", "resources.requests.ephemeral-storage"),
+	refuses("cpu, memory and ephemeral-storage are what can be asked for", "resources.limits.*", "resources.requests.*"),
 	refuses("mount a hostPath volume of type CharDevice or BlockDevice", "resources.claims"),
 	refuses("changed resources make a new Revision", "resizePolicy"),
 	takes(

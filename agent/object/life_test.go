@@ -26,7 +26,7 @@ spec:
     resources: {requests: {cpu: 100m, memory: 64Mi}}
     startupProbe: {exec: {command: [up]}, terminationGracePeriodSeconds: 1}
     lifecycle: {preStop: {sleep: {seconds: 1}}}
-  - {name: second, image: a, resources: {requests: {cpu: 500m, memory: 1Gi}}}
+  - {name: second, image: a, resources: {requests: {cpu: 500m, memory: 1Gi, ephemeral-storage: 2Gi}}}
   containers:
   - name: app
     image: a
@@ -69,12 +69,12 @@ func TestRequests(t *testing.T) {
 	p := parseWhole(t)
 	// The first init container asks for most CPU, the second, with the sidecar, for
 	// most memory.
-	if cpu, memory := Requests(&p.Spec); cpu != 2000 || memory != (1024+64)<<20 {
-		t.Errorf("%dm, %d Mi; want 2000m and 1088 Mi", cpu, memory>>20)
+	if got, want := Requests(&p.Spec), (Amounts{2000, (1024 + 64) << 20, 2 << 30}); got != want {
+		t.Errorf("%+v, want %+v", got, want)
 	}
 	p.Spec.InitContainers = p.Spec.InitContainers[1:2]
-	if cpu, memory := Requests(&p.Spec); cpu != 300 || memory != (128+64)<<20 {
-		t.Errorf("with the sidecar alone: %dm, %d Mi; want 300m and 192 Mi", cpu, memory>>20)
+	if got, want := Requests(&p.Spec), (Amounts{300, (128 + 64) << 20, 0}); got != want {
+		t.Errorf("with the sidecar alone: %+v, want %+v", got, want)
 	}
 }
 

@@ -242,7 +242,7 @@ func TestManifestErrors(t *testing.T) {
 		{"memory: 64Mi", "memory: 64"},
 		{"memory: 64Mi", "memory: 0"},
 		{"memory: 64Mi", "nvidia.com/gpu: 1"},
-		{"memory: 64Mi", "ephemeral-storage: 1Gi"},
+		{"memory: 64Mi", "hugepages-2Mi: 1Gi"},
 		{"port: http", "port: htp"},
 		{"port: http", "port: http, host: example.com"},
 		{"port: http", "port: http, scheme: FTP"},

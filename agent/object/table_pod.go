@@ -66,7 +66,7 @@ func summarize(p *corev1.Pod) summary {
 			s.ready++
 			continue
 		}
-		if why := containerReason(&c.State); why != "" {
+		if why := containerReason(&c.State); why != "" && !endedFor(p) {
 			s.status = why
 		}
 	}
@@ -78,6 +78,10 @@ func summarize(p *corev1.Pod) summary {
 	}
 	return s.deleted(p)
 }
+
+// endedFor tells whether the Pod has ended for a reason of its own, Evicted say, that
+// says more than how its containers did.
+func endedFor(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodFailed && p.Status.Reason != "" }
 
 // count adds the restarts of a container.
 func (s *summary) count(c *corev1.ContainerStatus) {

@@ -213,7 +213,7 @@ var (
 )
 
 func (p *problems) resources(r *corev1.ResourceRequirements, path string) {
-	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory} {
+	for _, name := range []corev1.ResourceName{corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage} {
 		request, requested := r.Requests[name]
 		limit, limited := r.Limits[name]
 		p.quantity(path+".requests."+string(name), name, request)
@@ -237,7 +237,7 @@ func (p *problems) resources(r *corev1.ResourceRequirements, path string) {
 
 func (p *problems) quantity(path string, name corev1.ResourceName, q resource.Quantity) bool {
 	most := mostCPU
-	if name == corev1.ResourceMemory {
+	if name != corev1.ResourceCPU {
 		most = mostMemory
 	}
 	switch {

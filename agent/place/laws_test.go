@@ -20,6 +20,7 @@ func scene(t *rapid.T) (nodes []Node, running, waiting []Pod) {
 			Labels:   labels.Draw(t, "labels"),
 			CPU:      rapid.Int64Range(0, 8).Draw(t, "cpu") * 500,
 			Memory:   rapid.Int64Range(0, 8).Draw(t, "memory") * gi,
+			Disk:     rapid.Int64Range(0, 8).Draw(t, "disk") * gi,
 			Pods:     rapid.Int64Range(0, 6).Draw(t, "pods"),
 			Ready:    rapid.IntRange(0, 4).Draw(t, "ready") > 0,
 			Cordoned: rapid.IntRange(0, 4).Draw(t, "cordoned") == 0,
@@ -31,6 +32,7 @@ func scene(t *rapid.T) (nodes []Node, running, waiting []Pod) {
 		s := &Shape{
 			CPU:      rapid.Int64Range(0, 4).Draw(t, "cpu") * 250,
 			Memory:   rapid.Int64Range(0, 4).Draw(t, "memory") * gi / 2,
+			Disk:     max(rapid.Int64Range(-6, 4).Draw(t, "disk"), 0) * gi,
 			Selector: labels.Draw(t, "selector"),
 			Images:   rapid.SampledFrom([][]string{nil, {"x"}, {"y"}, {"z"}}).Draw(t, "images"),
 		}
@@ -75,11 +77,11 @@ func TestNoNodeIsGivenMoreThanItHas(t *testing.T) {
 			}
 		}
 		for _, n := range nodes {
-			var cpu, memory, pods int64
+			var cpu, memory, disk, pods int64
 			var given bool
 			ports := map[Port]int{}
 			tally := func(p Pod) {
-				cpu, memory, pods = cpu+p.Shape.CPU, memory+p.Shape.Memory, pods+1
+				cpu, memory, disk, pods = cpu+p.Shape.CPU, memory+p.Shape.Memory, disk+p.Shape.Disk, pods+1
 				for _, port := range p.Shape.Ports {
 					ports[port]++
 				}
@@ -98,7 +100,7 @@ func TestNoNodeIsGivenMoreThanItHas(t *testing.T) {
 				if !n.Ready || n.Cordoned || len(p.Shape.Selector) > 0 && n.Labels["disk"] != p.Shape.Selector["disk"] {
 					t.Fatalf("%s went to %s, which does not suit it", p.Key, n.Name)
 				}
-				if cpu > n.CPU && p.Shape.CPU > 0 || memory > n.Memory && p.Shape.Memory > 0 {
+				if cpu > n.CPU && p.Shape.CPU > 0 || memory > n.Memory && p.Shape.Memory > 0 || disk > n.Disk && p.Shape.Disk > 0 {
 					t.Fatalf("%s went to %s, which has not enough for it", p.Key, n.Name)
 				}
 				for _, port := range p.Shape.Ports {

@@ -148,6 +148,8 @@ func (s *Shape) key() string {
 	b = append(b, ' ')
 	b = strconv.AppendInt(b, s.Memory, 36)
 	b = append(b, ' ')
+	b = strconv.AppendInt(b, s.Disk, 36)
+	b = append(b, ' ')
 	b = append(b, s.Pin...)
 	for _, name := range sortedKeys(s.Selector) {
 		b = append(b, 0, 's')
@@ -243,7 +245,8 @@ func (c *chooser) settle(k class, i int, slot int32) {
 		return
 	}
 	c.choices[at].Node = c.view.nodes[slot].Name
-	took := placed{slot: slot, cpu: c.shape.CPU, memory: c.shape.Memory, owner: k.owner, ports: c.shape.Ports}
+	took := c.shape.at(slot)
+	took.owner = k.owner
 	c.given = append(c.given, took)
 	c.view.take(took)
 	if k.owner != "" {

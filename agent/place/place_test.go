@@ -158,6 +158,12 @@ func TestChooseRefuses(t *testing.T) {
 			shape: Shape{CPU: 5000, Memory: 80 * gi},
 			want:  "0/1 nodes fit: 1 too little memory (needs 80Gi, most free 8Gi on n1); a request of 4 cpu and 8Gi memory would fit on n1",
 		},
+		"too little disk": {
+			nodes:   []Node{machine("n1", func(n *Node) { n.Disk = 10 * gi }), machine("n2")},
+			running: []Pod{{Key: "a/1", Shape: &Shape{Disk: 4 * gi}, Node: "n1"}},
+			shape:   Shape{CPU: 4500, Disk: 8 * gi},
+			want:    "0/2 nodes fit: 2 too little disk (needs 8Gi, most free 6Gi on n1); a request of 4 cpu and 6Gi ephemeral-storage would fit on n1",
+		},
 		"a label that no node has": {
 			nodes: []Node{machine("n1"), machine("n2", down)},
 			shape: ssd,

@@ -22,6 +22,7 @@ const (
 	PodCount // the node has its number of Pods
 	CPU
 	Memory
+	Disk
 	filters
 )
 
@@ -67,7 +68,7 @@ func (r *Refusal) String() string {
 func (f Filter) String() string {
 	return [...]string{
 		"not ready", "cordoned", "coming and going", "not the node it is pinned to", "without its labels",
-		"with its ports taken", "full of Pods", "too little cpu", "too little memory",
+		"with its ports taken", "full of Pods", "too little cpu", "too little memory", "too little disk",
 	}[f]
 }
 
@@ -122,6 +123,9 @@ func (v *View) room(i int32, s *Shape) filterSet {
 	if s.Memory > max(at.memory, 0) {
 		failed |= 1 << Memory
 	}
+	if s.Disk > max(at.disk, 0) {
+		failed |= 1 << Disk
+	}
 	return failed
 }
 
@@ -130,7 +134,7 @@ func (v *View) refuse(s *Shape) *Refusal {
 	r := &Refusal{}
 	var counts [filters]int
 	change := easiest{view: v, shape: s}
-	var freeCPU, freeMemory most
+	var free [filters]most
 	for i := range v.nodes {
 		n := &v.nodes[i]
 		if !n.known {
@@ -144,28 +148,47 @@ func (v *View) refuse(s *Shape) *Refusal {
 			if !failed.has(f) {
 				continue
 			}
-			// Of two shortages the greater one is told.
-			if f == CPU && failed.has(Memory) && short(at.memory, s.Memory) > short(at.cpu, s.CPU) {
-				continue
-			}
+			f = s.worst(at, f, failed)
 			counts[f]++
-			switch f {
-			case CPU:
-				freeCPU.see(max(at.cpu, 0), n.Name)
-			case Memory:
-				freeMemory.see(max(at.memory, 0), n.Name)
+			if left, _, measured := s.amounts(at, f); measured {
+				free[f].see(max(left, 0), n.Name)
 			}
 			break
 		}
 	}
-	r.Reasons = reasons(s, counts, freeCPU, freeMemory)
+	r.Reasons = reasons(s, counts, free)
 	slices.SortStableFunc(r.Reasons, func(a, b Reason) int { return cmp.Compare(b.Nodes, a.Nodes) })
 	r.Change = change.String()
 	return r
 }
 
+// amounts are what is left of what a filter measures, and what the shape needs.
+func (s *Shape) amounts(at *slot, f Filter) (left, need int64, measured bool) {
+	switch f {
+	case CPU:
+		return at.cpu, s.CPU, true
+	case Memory:
+		return at.memory, s.Memory, true
+	case Disk:
+		return at.disk, s.Disk, true
+	}
+	return 0, 0, false
+}
+
+// worst is, of several shortages, the greatest one: it alone is told.
+func (s *Shape) worst(at *slot, first Filter, failed filterSet) Filter {
+	worst, most := first, 0.0
+	for _, f := range []Filter{CPU, Memory, Disk} {
+		left, need, _ := s.amounts(at, f)
+		if lack := short(left, need); first >= CPU && failed.has(f) && lack > most {
+			worst, most = f, lack
+		}
+	}
+	return worst
+}
+
 // reasons tells the counts, with what would have been needed.
-func reasons(s *Shape, counts [filters]int, freeCPU, freeMemory most) (out []Reason) {
+func reasons(s *Shape, counts [filters]int, free [filters]most) (out []Reason) {
 	for f, nodes := range counts {
 		if nodes == 0 {
 			continue
@@ -173,9 +196,11 @@ func reasons(s *Shape, counts [filters]int, freeCPU, freeMemory most) (out []Rea
 		reason := Reason{Filter: Filter(f), Nodes: nodes}
 		switch reason.Filter {
 		case CPU:
-			reason.Detail = fmt.Sprintf("needs %s, most free %s on %s", cores(s.CPU), cores(freeCPU.n), freeCPU.on)
+			reason.Detail = fmt.Sprintf("needs %s, most free %s on %s", cores(s.CPU), cores(free[f].n), free[f].on)
 		case Memory:
-			reason.Detail = fmt.Sprintf("needs %s, most free %s on %s", size(s.Memory), size(freeMemory.n), freeMemory.on)
+			reason.Detail = fmt.Sprintf("needs %s, most free %s on %s", size(s.Memory), size(free[f].n), free[f].on)
+		case Disk:
+			reason.Detail = fmt.Sprintf("needs %s, most free %s on %s", size(s.Disk), size(free[f].n), free[f].on)
 		case Pinned:
 			reason.Detail = "needs " + s.Pin
 		case Selector:
@@ -232,8 +257,8 @@ func (e *easiest) consider(slot int32, failed filterSet) {
 	switch at := &e.view.slots[slot]; {
 	case failed.only(Cordoned):
 		e.offer(uncordon, 0, slot)
-	case failed.only(CPU, Memory):
-		e.offer(askLess, short(at.cpu, e.shape.CPU)+short(at.memory, e.shape.Memory), slot)
+	case failed.only(CPU, Memory, Disk):
+		e.offer(askLess, short(at.cpu, e.shape.CPU)+short(at.memory, e.shape.Memory)+short(at.disk, e.shape.Disk), slot)
 	case failed.only(Selector):
 		var lacks []string
 		for _, k := range sortedKeys(e.shape.Selector) {
@@ -270,6 +295,9 @@ func (e *easiest) String() string {
 		}
 		if max(at.memory, 0) < e.shape.Memory {
 			less = append(less, size(max(at.memory, 0))+" memory")
+		}
+		if max(at.disk, 0) < e.shape.Disk {
+			less = append(less, size(max(at.disk, 0))+" ephemeral-storage")
 		}
 		return "a request of " + strings.Join(less, " and ") + " would fit on " + e.on
 	case addLabels:

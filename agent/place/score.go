@@ -31,7 +31,7 @@ func (c *chooser) rank(k candidate, seed uint32) rank {
 // fits tells whether a node has room for one more Pod of the shape at hand.
 func (c *chooser) fits(slot int32) bool {
 	s := &c.view.slots[slot]
-	if s.pods < 1 || c.shape.CPU > max(s.cpu, 0) || c.shape.Memory > max(s.memory, 0) {
+	if s.pods < 1 || c.shape.CPU > max(s.cpu, 0) || c.shape.Memory > max(s.memory, 0) || c.shape.Disk > max(s.disk, 0) {
 		return false
 	}
 	return len(c.shape.Ports) == 0 || !c.view.nodes[slot].taken(c.shape.Ports)

@@ -8,6 +8,7 @@ type Node struct {
 
 	CPU    int64 // thousandths of a core that Pods may request
 	Memory int64 // bytes that Pods may request
+	Disk   int64 // bytes that Pods may request of what goes with them
 	Pods   int64 // how many Pods it takes
 
 	Ready    bool
@@ -28,6 +29,7 @@ type Port struct {
 type Shape struct {
 	CPU    int64 // thousandths of a core
 	Memory int64 // bytes
+	Disk   int64 // bytes
 	// Selector holds the labels that the node must have.
 	Selector map[string]string
 	Pin      string // the only node that will do; empty: any
@@ -64,7 +66,7 @@ type View struct {
 
 // slot is what ranks a node.
 type slot struct {
-	cpu, memory, pods          int64   // left
+	cpu, memory, disk, pods    int64   // left
 	perCPU, perMemory, perPods float32 // one over what it has
 	zone                       int32
 	hash                       uint32
@@ -83,11 +85,11 @@ type node struct {
 }
 
 type placed struct {
-	slot        int32
-	leaving     bool
-	cpu, memory int64
-	owner       string
-	ports       []Port
+	slot              int32
+	leaving           bool
+	cpu, memory, disk int64
+	owner             string
+	ports             []Port
 }
 
 // NewView returns a view without nodes and Pods.
@@ -119,15 +121,13 @@ func (v *View) Len() (nodes, pods int) {
 func (v *View) PutNode(n Node) {
 	i := v.slotOf(n.Name)
 	s, old := &v.slots[i], &v.nodes[i]
-	var usedCPU, usedMemory, usedPods int64
+	// What is left is what it had less what is used: of a node that is not known, 0.
+	s.cpu, s.memory, s.disk, s.pods = s.cpu+n.CPU, s.memory+n.Memory, s.disk+n.Disk, s.pods+n.Pods
 	if old.known {
-		usedCPU, usedMemory, usedPods = old.CPU-s.cpu, old.Memory-s.memory, old.Pods-s.pods
-	} else {
-		usedCPU, usedMemory, usedPods = -s.cpu, -s.memory, -s.pods
+		s.cpu, s.memory, s.disk, s.pods = s.cpu-old.CPU, s.memory-old.Memory, s.disk-old.Disk, s.pods-old.Pods
 	}
 	v.forgetNode(i)
 	old.Node, old.known = n, true
-	s.cpu, s.memory, s.pods = n.CPU-usedCPU, n.Memory-usedMemory, n.Pods-usedPods
 	s.perCPU, s.perMemory, s.perPods = inverse(n.CPU), inverse(n.Memory), inverse(n.Pods)
 	s.zone = v.zones.get(n.Zone)
 	s.load = steps(n.Load)
@@ -145,7 +145,7 @@ func (v *View) RemoveNode(name string) {
 		return
 	}
 	n, s := &v.nodes[i], &v.slots[i]
-	s.cpu, s.memory, s.pods = s.cpu-n.CPU, s.memory-n.Memory, s.pods-n.Pods
+	s.cpu, s.memory, s.disk, s.pods = s.cpu-n.CPU, s.memory-n.Memory, s.disk-n.Disk, s.pods-n.Pods
 	v.forgetNode(i)
 	v.release(i)
 }
@@ -158,12 +158,18 @@ func (v *View) PutPod(p Pod) {
 		return
 	}
 	i := v.slotOf(p.Node)
-	at := placed{slot: i, leaving: p.Leaving, cpu: p.Shape.CPU, memory: p.Shape.Memory, owner: p.Owner, ports: p.Shape.Ports}
+	at := p.Shape.at(i)
+	at.owner, at.leaving = p.Owner, p.Leaving
 	v.pods[p.Key] = at
 	v.take(at)
 	if !p.Leaving {
 		v.own(p.Owner, i, 1)
 	}
+}
+
+// at is what a Pod of the shape takes in a slot.
+func (s *Shape) at(slot int32) placed {
+	return placed{slot: slot, cpu: s.CPU, memory: s.Memory, disk: s.Disk, ports: s.Ports}
 }
 
 // RemovePod forgets a Pod and gives its room back.
@@ -183,7 +189,7 @@ func (v *View) RemovePod(key string) {
 
 func (v *View) take(at placed) {
 	s, n := &v.slots[at.slot], &v.nodes[at.slot]
-	s.cpu, s.memory, s.pods = s.cpu-at.cpu, s.memory-at.memory, s.pods-1
+	s.cpu, s.memory, s.disk, s.pods = s.cpu-at.cpu, s.memory-at.memory, s.disk-at.disk, s.pods-1
 	n.pods++
 	for _, port := range at.ports {
 		if n.ports == nil {
@@ -195,7 +201,7 @@ func (v *View) take(at placed) {
 
 func (v *View) give(at placed) {
 	s, n := &v.slots[at.slot], &v.nodes[at.slot]
-	s.cpu, s.memory, s.pods = s.cpu+at.cpu, s.memory+at.memory, s.pods+1
+	s.cpu, s.memory, s.disk, s.pods = s.cpu+at.cpu, s.memory+at.memory, s.disk+at.disk, s.pods+1
 	n.pods--
 	for _, port := range at.ports {
 		if n.ports[port]--; n.ports[port] == 0 {

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 
 	"github.com/skein-dev/skein/runtime/container"
+	"github.com/skein-dev/skein/runtime/disk"
 )
 
 // labelImage on a writable snapshot names the image it was made from, by digest.
@@ -92,6 +93,24 @@ func translate(mounts []mount.Mount) []container.Mount {
 		out = append(out, container.Mount{Type: m.Type, Source: m.Source, Options: m.Options})
 	}
 	return out
+}
+
+// Used is how many bytes of disk the root file system takes that key names, besides
+// its image; over says that there are more than entries of it, which are all that is
+// looked at. A key that names none takes nothing.
+func (s *Store) Used(ctx context.Context, key string, entries int) (bytes int64, over bool, err error) {
+	mounts, err := s.snapshots.Mounts(s.context(ctx), key)
+	if errdefs.IsNotFound(err) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("look for root file system %.80s: %w", key, err)
+	}
+	upper, _, err := folders(mounts)
+	if err != nil {
+		return 0, false, err
+	}
+	return disk.Used(upper, entries)
 }
 
 // Release gives up the root file system that key names, which must not be

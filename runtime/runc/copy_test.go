@@ -235,6 +235,7 @@ func TestCopyEndsWithItsContext(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() {
 		_, err := s.CopyIn(ctx, id, container.CopySpec{Path: "/big"}, r)
+		_ = r.CloseWithError(err) // else nobody would ever take what is written
 		ended <- err
 	}()
 	_, err := w.Write(make([]byte, 1))

@@ -152,7 +152,7 @@ func testConfig(t testing.TB, dir string) Config {
 		Path:  path, StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"),
 		KeeperDir: filepath.Join(world, "keeper"), CgroupParent: "/" + filepath.Base(world) + "/" + filepath.Base(dir),
 		Volumes: []string{filepath.Join(dir, "volumes")}, SeccompDir: filepath.Join(dir, "seccomp"),
-		CopyCommand: []string{os.Args[0], copyVerb},
+		CopyCommand: []string{"/proc/self/exe", copyVerb},
 		Logger:      slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 }

@@ -5,7 +5,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
+
+	"github.com/skein-dev/skein/runtime/disk"
 
 	"golang.org/x/sys/unix"
 )
@@ -86,36 +87,5 @@ func (s *Store) Used(pod, name string, entries int) (bytes int64, over bool, err
 	if err := plainName(pod, name); err != nil {
 		return 0, false, err
 	}
-	root, err := os.OpenRoot(filepath.Join(s.cfg.StateDir, pod, name))
-	if err != nil {
-		return 0, false, ignoreGone(err)
-	}
-	defer func() { _ = root.Close() }() // nothing was written to it
-	seen := map[[2]uint64]bool{}
-	err = fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return ignoreGone(err)
-		}
-		if entries--; entries < 0 {
-			over = true
-			return fs.SkipAll
-		}
-		info, err := root.Lstat(filepath.FromSlash(path))
-		if err != nil {
-			return ignoreGone(err)
-		}
-		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok {
-			return nil
-		}
-		if key := [2]uint64{uint64(st.Dev), st.Ino}; st.Nlink > 1 && !info.IsDir() { //nolint:unconvert // differs by platform
-			if seen[key] {
-				return nil
-			}
-			seen[key] = true
-		}
-		bytes += st.Blocks * 512
-		return nil
-	})
-	return bytes, over, err
+	return disk.Used(filepath.Join(s.cfg.StateDir, pod, name), entries)
 }

@@ -329,12 +329,12 @@ spec:
 	}
 }
 
-func TestAFolderThatOutgrowsItsLimitEndsItsPod(t *testing.T) {
+func TestWhoWritesMoreThanItsLimitIsEvicted(t *testing.T) {
 	l := raise(t, 1)
 	l.apply(`
 apiVersion: v1
 kind: Pod
-metadata: {name: big}
+metadata: {name: folder}
 spec:
   terminationGracePeriodSeconds: 1
   containers:
@@ -343,16 +343,50 @@ spec:
     args: [sleep]
     volumeMounts: [{name: data, mountPath: /data}]
   volumes: [{name: data, emptyDir: {sizeLimit: 1Mi}}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: root}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: main
+    image: "skein/demo:v1"
+    args: [sleep]
+    securityContext: {runAsUser: 0}
+    resources: {requests: {ephemeral-storage: 1Mi}, limits: {ephemeral-storage: 2Mi}}
 `)
-	if got := l.copyIn("big", "/data/f", 3<<20); got.code != 0 {
-		t.Fatal(got.err)
-	}
-	took := l.await(30*time.Second, "it is evicted", func() string {
-		s := l.pod("big").Status
-		if s.Phase != "Failed" || s.Reason != "Evicted" || !strings.Contains(s.Message, `"data"`) {
-			return fmt.Sprint(s.Phase, s.Reason, s.Message)
+	for pod, path := range map[string]string{"folder": "/data/f", "root": "/f"} {
+		if got := l.copyIn(pod, path, 3<<20); got.code != 0 {
+			t.Fatal(got.err)
 		}
-		return ""
+	}
+	for pod, named := range map[string]string{"folder": `"data"`, "root": "container main has written 31"} {
+		took := l.await(30*time.Second, pod+" is evicted", func() string {
+			s := l.pod(pod).Status
+			if s.Phase != "Failed" || s.Reason != "Evicted" || !strings.Contains(s.Message, named) {
+				return fmt.Sprint(s.Phase, s.Reason, s.Message)
+			}
+			return ""
+		})
+		t.Logf("%s is evicted after %.1f s", pod, took.Seconds())
+	}
+	l.apply(`
+apiVersion: v1
+kind: Pod
+metadata: {name: vast}
+spec:
+  containers:
+  - name: main
+    image: "skein/demo:v1"
+    resources: {requests: {ephemeral-storage: 1Pi}}
+`, "--no-wait")
+	l.await(30*time.Second, "nobody has so much", func() string {
+		for _, c := range l.pod("vast").Status.Conditions {
+			if c.Type == "PodScheduled" && strings.Contains(c.Message, "too little disk (needs 1Pi") {
+				return ""
+			}
+		}
+		return fmt.Sprint(l.pod("vast").Status.Conditions)
 	})
-	t.Logf("evicted after %.1f s", took.Seconds())
 }

@@ -171,7 +171,17 @@ func (u *unpacker) settle() error {
 	var errs []error
 	for i := len(u.folders) - 1; i >= 0; i-- {
 		h := u.folders[i]
-		errs = append(errs, u.root.Chmod(h.Name, fs.FileMode(h.Mode&0o777)), u.root.Chtimes(h.Name, h.ModTime, h.ModTime)) //nolint:gosec // nine bits
+		errs = append(errs, u.mode(h.Name, fs.FileMode(h.Mode&0o777)), u.root.Chtimes(h.Name, h.ModTime, h.ModTime)) //nolint:gosec // nine bits
 	}
 	return errors.Join(errs...)
+}
+
+// mode sets that of a folder. It opens the folder: to do so by name without
+// following a link takes Linux 6.6.
+func (u *unpacker) mode(name string, mode fs.FileMode) error {
+	f, err := u.root.OpenFile(name, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chmod(mode), f.Close())
 }
