@@ -53,6 +53,7 @@ type Config struct {
 	DemoImages   bool   // keep the images that are carried along
 
 	Runc         func() ([]byte, error) // the program
+	Holder       func() ([]byte, error) // the keeper's program, to hold processes that a Pod shares
 	RuncVersion  string                 // of it, for people
 	Demo         func() ([]byte, error) // the archive of the carried images
 	UnpackArgs   []string               // how to start the child that unpacks layers

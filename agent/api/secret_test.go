@@ -178,13 +178,16 @@ func TestNamespacesAllowWhatCouldHarmTheirMachines(t *testing.T) {
 		t.Errorf("a capability that is written otherwise: %v", err)
 	}
 	for what, tt := range map[string]struct{ manifest, want string }{
-		"elsewhere":               {pod("default", privileged), "spec.containers[0].securityContext.privileged"},
-		"one of two":              {pod("ops", both), "spec.volumes[0].hostPath"},
-		"a contradiction":         {pod("ops", "    securityContext: {privileged: true, allowPrivilegeEscalation: false}\n"), "cannot be false"},
-		"a capability":            {pod("default", capability("CHOWN, SYS_TIME")), "spec.containers[0].securityContext.capabilities.add[1]"},
-		"a capability not listed": {pod("net", capability("SYS_TIME")), "spec.containers[0].securityContext.capabilities.add[0]"},
-		"all of them":             {pod("net", capability("ALL")), "capabilities.add[0]"},
-		"as init containers":      {pod("default", "") + "  initContainers: [{name: i, image: \"web:1\", securityContext: {privileged: true}}]\n", "spec.initContainers[0].securityContext.privileged"},
+		"elsewhere":                {pod("default", privileged), "spec.containers[0].securityContext.privileged"},
+		"one of two":               {pod("ops", both), "spec.volumes[0].hostPath"},
+		"a contradiction":          {pod("ops", "    securityContext: {privileged: true, allowPrivilegeEscalation: false}\n"), "cannot be false"},
+		"processes of the machine": {pod("net", "  hostPID: true\n"), "spec.hostPID"},
+		"its IPC":                  {pod("net", "  hostIPC: true\n"), "spec.hostIPC"},
+		"both kinds of processes":  {pod("ops", "  hostPID: true\n  shareProcessNamespace: true\n"), "spec.shareProcessNamespace: cannot be true"},
+		"a capability":             {pod("default", capability("CHOWN, SYS_TIME")), "spec.containers[0].securityContext.capabilities.add[1]"},
+		"a capability not listed":  {pod("net", capability("SYS_TIME")), "spec.containers[0].securityContext.capabilities.add[0]"},
+		"all of them":              {pod("net", capability("ALL")), "capabilities.add[0]"},
+		"as init containers":       {pod("default", "") + "  initContainers: [{name: i, image: \"web:1\", securityContext: {privileged: true}}]\n", "spec.initContainers[0].securityContext.privileged"},
 	} {
 		if _, err := w.apply(tt.manifest); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, want it refused for %s", what, err, tt.want)
@@ -192,6 +195,8 @@ func TestNamespacesAllowWhatCouldHarmTheirMachines(t *testing.T) {
 	}
 	for _, manifest := range []string{
 		pod("ops", privileged), strings.ReplaceAll(pod("ops", capability("SYS_ADMIN")), "name: p,", "name: p2,"), // who may all may this
+		strings.ReplaceAll(pod("ops", "  hostPID: true\n  hostIPC: true\n"), "name: p,", "name: p3,"),
+		strings.ReplaceAll(pod("default", "  shareProcessNamespace: true\n"), "name: p,", "name: p4,"),
 		pod("net", capability("NET_ADMIN, CHOWN")), pod("default", capability("NET_BIND_SERVICE")),
 	} {
 		if _, err := w.apply(manifest); err != nil {

@@ -160,12 +160,14 @@ func (s *Sources) allowed(namespace string) container.Allowed {
 }
 
 // permit refuses a container that asks for more than its namespace allows.
-func permit(namespace string, s container.Security) error {
-	err := s.Check()
+func permit(namespace string, c container.Spec) error {
+	err := c.Check()
 	switch {
 	case err == nil:
 		return nil
-	case s.Privileged:
+	case (c.Sandbox.HostPIDs || c.Sandbox.HostIPC) && !c.Security.Allowed.Privileged:
+		return fmt.Errorf("the namespace %q does not allow hostPID and hostIPC (annotation %s)", namespace, object.AnnotationPrivileged)
+	case c.Security.Privileged:
 		return fmt.Errorf("the namespace %q does not allow securityContext.privileged (annotation %s)", namespace, object.AnnotationPrivileged)
 	}
 	return fmt.Errorf("securityContext.capabilities.add: %w, %q (annotation %s)", err, namespace, object.AnnotationCapabilities)

@@ -97,3 +97,19 @@ func TestSysctlListsAgree(t *testing.T) {
 		t.Errorf("admission takes %s\nthe driver %s", strings.Join(a, " "), strings.Join(b, " "))
 	}
 }
+
+func TestWhatAPodSharesReachesItsSandbox(t *testing.T) {
+	yes := true
+	got := sandboxOf(newPod("a", func(p *corev1.Pod) {
+		p.Spec.ShareProcessNamespace, p.Spec.HostIPC, p.Spec.HostPID = &yes, true, true
+	}), place{})
+	if !got.SharePIDs || !got.HostPIDs || !got.HostIPC {
+		t.Errorf("sandbox %+v", got)
+	}
+	if got = sandboxOf(newPod("b"), place{}); got.SharePIDs || got.HostPIDs || got.HostIPC {
+		t.Errorf("sandbox of a Pod that shares nothing: %+v", got)
+	}
+	if err := permit("team", container.Spec{Sandbox: container.Sandbox{HostPIDs: true}}); err == nil || !strings.Contains(err.Error(), object.AnnotationPrivileged) {
+		t.Errorf("the machine's processes, not allowed: %v", err)
+	}
+}

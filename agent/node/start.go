@@ -165,7 +165,7 @@ func (w *worker) startOnce(ctx context.Context, pod *corev1.Pod, c *corev1.Conta
 		return reasonConfig, err
 	}
 	spec.Security.Allowed = w.node.sources.allowed(pod.Namespace)
-	if err := permit(pod.Namespace, spec.Security); err != nil {
+	if err := permit(pod.Namespace, spec); err != nil {
 		return reasonConfig, err
 	}
 	spec.StopSignal = stopSignal(c, img)

@@ -199,7 +199,7 @@ func TestManifestErrors(t *testing.T) {
 		{"selector:\n    matchLabels:\n      app: web\n", "selector: {}\n"},
 		{"selector:\n    matchLabels:\n      app: web\n", "selector: {matchExpressions: [{key: app, operator: Is, values: [web]}]}\n"},
 		{"nodeSelector:", "volumes: [{name: x, persistentVolumeClaim: {claimName: y}}]\n      nodeSelector:"},
-		{"nodeSelector:", "hostPID: true\n      nodeSelector:"},
+		{"nodeSelector:", "hostPID: true\n      shareProcessNamespace: true\n      nodeSelector:"},
 		{"nodeSelector:", "hostPID: 'false'\n      nodeSelector:"},
 		{"nodeSelector:", "runtimeClassName: gvisor\n      nodeSelector:"},
 		{"nodeSelector:", "restartPolicy: Never\n      nodeSelector:"},

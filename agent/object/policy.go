@@ -136,6 +136,12 @@ func Wants(obj Object) []Want {
 			want(AnnotationHostPath, "", indexed(path+".volumes", i)+".hostPath")
 		}
 	}
+	if spec.HostPID {
+		want(AnnotationPrivileged, "", path+".hostPID")
+	}
+	if spec.HostIPC {
+		want(AnnotationPrivileged, "", path+".hostIPC")
+	}
 	for _, set := range []struct {
 		name string
 		list []corev1.Container

@@ -40,6 +40,9 @@ func (p *problems) pod(s *corev1.PodSpec, path string) {
 	if s.Hostname != "" {
 		p.each(path+".hostname", s.Hostname, validation.IsDNS1123Label(s.Hostname))
 	}
+	if s.HostPID && s.ShareProcessNamespace != nil && *s.ShareProcessNamespace {
+		p.hint(path+".shareProcessNamespace", "hostPID shares the node's processes, those of the Pod among them", "cannot be true together with hostPID")
+	}
 	if s.SecurityContext != nil {
 		p.podSecurity(s.SecurityContext, path+".securityContext")
 		p.sysctls(s, path+".securityContext.sysctls")
@@ -282,6 +285,8 @@ func (p *problems) sysctls(s *corev1.PodSpec, path string) {
 			p.add(at+".name", "%q is set twice", clip(ctl.Name))
 		case s.HostNetwork && strings.HasPrefix(name, "net."):
 			p.add(at+".name", "%q would be its node's, as hostNetwork is set", clip(ctl.Name))
+		case s.HostIPC && strings.HasPrefix(name, "kernel.shm"):
+			p.add(at+".name", "%q would be its node's, as hostIPC is set", clip(ctl.Name))
 		}
 		seen[name] = true
 		if ctl.Value == "" || len(ctl.Value) > 256 || strings.ContainsAny(ctl.Value, "\n\x00") {

@@ -224,7 +224,7 @@ func config(c *cli.Context) (agent.Config, error) {
 		Name: c.String("name"), Init: c.Bool("init"), Join: c.StringSlice("join"),
 		SnapshotDir: c.String("snapshot-dir"), SnapshotEvery: c.Duration("snapshot-every"), SnapshotKeep: c.Int("snapshot-keep"),
 		CgroupParent: c.String("cgroup-parent"), DemoImages: c.Bool("demo-images"),
-		UnpackArgs: []string{self, unpackVerb}, CopyArgs: []string{self, copyVerb}, RuncVersion: payload.RuncVersion,
+		UnpackArgs: []string{self, unpackVerb}, CopyArgs: []string{self, copyVerb}, Holder: payload.Keeper, RuncVersion: payload.RuncVersion,
 		Version: version, Logger: log, Labels: map[string]string{},
 		Announcement: announce,
 	}

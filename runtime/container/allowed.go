@@ -12,7 +12,7 @@ import (
 // Driver can hold what is to run against it.
 type Allowed struct {
 	HostPaths    bool     // mount folders of the machine
-	Privileged   bool     // be privileged, and so have any capability
+	Privileged   bool     // be privileged, and so have any capability, and the machine's processes and IPC
 	Capabilities []string // beyond DefaultCapabilities, without CAP_; "ALL": any
 }
 
@@ -41,7 +41,14 @@ var ErrNoProfile = errors.New("no such seccomp profile")
 var ErrNotAllowed = errors.New("not allowed by its namespace")
 
 // Check refuses what is asked for and not allowed, as ErrNotAllowed.
-func (s Security) Check() error {
+func (c Spec) Check() error {
+	if (c.Sandbox.HostPIDs || c.Sandbox.HostIPC) && !c.Security.Allowed.Privileged {
+		return fmt.Errorf("processes or IPC of the machine: %w", ErrNotAllowed)
+	}
+	return c.Security.check()
+}
+
+func (s Security) check() error {
 	if s.Privileged && !s.Allowed.Privileged {
 		return fmt.Errorf("a privileged container: %w", ErrNotAllowed)
 	}

@@ -29,14 +29,18 @@ type ID struct {
 
 func (id ID) String() string { return fmt.Sprintf("%s.%s.%d", id.Pod, id.Name, id.Attempt) }
 
-// A Sandbox is what the containers of one Pod share: network, IPC and hostname.
-// It holds no process.
+// A Sandbox is what the containers of one Pod share: network, IPC and hostname,
+// and processes if it is told to. It holds no process but then, and that one is
+// no container.
 type Sandbox struct {
 	Pod         string // the Pod's uid
 	Namespace   string // of the Pod, for people who look at this machine
 	Name        string // of the Pod
 	Hostname    string
 	HostNetwork bool   // share the machine's network; IPC and hostname stay the Pod's own
+	SharePIDs   bool   `json:",omitempty"` // the Pod's containers see each other's processes
+	HostPIDs    bool   `json:",omitempty"` // they see those of the machine
+	HostIPC     bool   `json:",omitempty"` // they share IPC and /dev/shm with the machine
 	Hosts       string `json:",omitempty"` // more lines of /etc/hosts, each ended by a newline
 	Resolv      string `json:",omitempty"` // the text of /etc/resolv.conf; empty: what the image has
 }

@@ -55,6 +55,10 @@ func (d Dir) Make() error {
 	return os.Chmod(string(d), 0o700)
 }
 
+// HoldVerb is the one argument with which the keeper's program is the first
+// process of a Pod whose containers share processes.
+const HoldVerb = "hold"
+
 // How an agent ends that is of no use to start again: as it is called it cannot
 // work, or its node has been removed from the cluster. The keeper ends with it.
 const (

@@ -27,6 +27,9 @@ const (
 	UTS Kind = "uts"
 )
 
+// PID is pinned for a Pod whose containers share processes, by [Pins.Pin].
+const PID Kind = "pid"
+
 // Pins are pinned namespaces, by name, below one folder.
 type Pins struct{ dir string }
 
@@ -184,6 +187,31 @@ func ioctl(fd int, request uintptr, req *unix.Ifreq) error {
 	return nil
 }
 
+// Pin pins one more namespace of a set that is pinned: that of a process, by its
+// file in /proc. It takes the place of one of its kind that was pinned before.
+func (p *Pins) Pin(name string, kind Kind, source string) error {
+	path := p.Path(name, kind)
+	for p.pinned(name, kind) {
+		if err := unix.Unmount(path, unix.MNT_DETACH); err != nil {
+			return &fs.PathError{Op: "unpin", Path: path, Err: err}
+		}
+	}
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		return err
+	}
+	if err := unix.Mount(source, path, "", unix.MS_BIND, ""); err != nil {
+		return &fs.PathError{Op: "pin", Path: path, Err: err}
+	}
+	return nil
+}
+
+// Same tells whether what is pinned is the namespace of a process, by its file in
+// /proc.
+func (p *Pins) Same(name string, kind Kind, source string) bool {
+	var a, b unix.Stat_t
+	return p.pinned(name, kind) && unix.Stat(p.Path(name, kind), &a) == nil && unix.Stat(source, &b) == nil && a.Dev == b.Dev && a.Ino == b.Ino
+}
+
 func (p *Pins) pinned(name string, kind Kind) bool {
 	var st unix.Statfs_t
 	return unix.Statfs(p.Path(name, kind), &st) == nil && st.Type == unix.NSFS_MAGIC
@@ -192,7 +220,7 @@ func (p *Pins) pinned(name string, kind Kind) bool {
 // Remove lets go of the namespaces. The kernel ends them once nobody else is in
 // them.
 func (p *Pins) Remove(name string) error {
-	for _, kind := range []Kind{Net, IPC, UTS} {
+	for _, kind := range []Kind{Net, IPC, UTS, PID} {
 		for p.pinned(name, kind) {
 			if err := unix.Unmount(p.Path(name, kind), unix.MNT_DETACH); err != nil {
 				return &fs.PathError{Op: "unpin", Path: p.Path(name, kind), Err: err}

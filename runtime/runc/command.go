@@ -108,10 +108,12 @@ func (d *Driver) clear(id container.ID) error {
 	return errors.Join(os.RemoveAll(d.bundle(id)), d.keeper.RemoveLog(id.String()))
 }
 
-// killRunc ends what is left of a runc that worked on a container for an agent
+func (d *Driver) killRunc(id container.ID) { d.endRunc(id.String(), d.bundle(id)) }
+
+// endRunc ends what is left of a runc that worked on a container for an agent
 // that died. The kernel has told it to die already.
-func (d *Driver) killRunc(id container.ID) {
-	if _, err := os.Stat(d.bundle(id)); err != nil {
+func (d *Driver) endRunc(id, bundle string) {
+	if _, err := os.Stat(bundle); err != nil {
 		return // it was not got to
 	}
 	procs, err := filepath.Glob("/proc/[0-9]*/cmdline")
@@ -121,7 +123,7 @@ func (d *Driver) killRunc(id container.ID) {
 	want := []byte("runc\x00--root\x00" + d.runcRoot() + "\x00")
 	for _, path := range procs {
 		text, err := os.ReadFile(path)
-		if err != nil || !bytes.HasPrefix(text, want) || !bytes.Contains(text, []byte("\x00"+id.String()+"\x00")) {
+		if err != nil || !bytes.HasPrefix(text, want) || !bytes.Contains(text, []byte("\x00"+id+"\x00")) {
 			continue
 		}
 		pid, err := strconv.Atoi(strings.Split(path, "/")[2])

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/skein-dev/skein/runtime/container"
@@ -24,15 +25,16 @@ import (
 // A Config says where a driver's things are. The folders are made if missing,
 // and belong to it alone.
 type Config struct {
-	Program      *os.File // the runc program, as Seal gives it
-	Path         string   // of runc, where Program is nil
-	StateDir     string   // what must outlive a boot
-	RunDir       string   // what need not: bundles, namespaces, runc's state; short, as it holds sockets
-	KeeperDir    string   // where the keeper is met
-	CgroupParent string   // absolute, like "/skein"
-	Volumes      []string // folders below which every Pod has one of its own, named by its uid, with its volumes
-	SeccompDir   string   // seccomp profiles that containers may name; empty: none
-	CopyCommand  []string // starts a process that calls transfer.Main with the argument that follows
+	Program      *os.File               // the runc program, as Seal gives it
+	Path         string                 // of runc, where Program is nil
+	StateDir     string                 // what must outlive a boot
+	RunDir       string                 // what need not: bundles, namespaces, runc's state; short, as it holds sockets
+	KeeperDir    string                 // where the keeper is met
+	CgroupParent string                 // absolute, like "/skein"
+	Volumes      []string               // folders below which every Pod has one of its own, named by its uid, with its volumes
+	Holder       func() ([]byte, error) // the keeper's program, for Pods that share processes; nil: none may
+	SeccompDir   string                 // seccomp profiles that containers may name; empty: none
+	CopyCommand  []string               // starts a process that calls transfer.Main with the argument that follows
 	Logger       *slog.Logger
 
 	binds []string     // from elsewhere that tests mount
@@ -52,6 +54,8 @@ type Driver struct {
 
 	ids  keyed[container.ID] // held while a container is started or cleaned up
 	pods keyed[string]       // held for reading by whoever uses a sandbox
+
+	holderMade atomic.Bool // the program of holders is this build's
 
 	mu      sync.Mutex
 	boxes   map[container.ID]*box
@@ -133,7 +137,7 @@ func (d *Driver) Purge(ctx context.Context) error {
 	for _, p := range pods {
 		errs = append(errs, d.RemoveSandbox(ctx, p.Pod))
 	}
-	errs = append(errs, d.groups.remove(d.cfg.CgroupParent), d.pins.Close())
+	errs = append(errs, d.groups.remove(d.cfg.CgroupParent), d.pins.Close(), os.RemoveAll(d.holderRoot()))
 	for _, name := range ownMounts {
 		errs = append(errs, unmountAll(filepath.Join(d.cfg.RunDir, name)))
 	}

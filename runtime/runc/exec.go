@@ -195,12 +195,17 @@ func (d *Driver) killSession(id container.ID, leader int) {
 // are those whose parent is outside: what a container starts itself has a parent
 // in it, its first process if no other.
 func (d *Driver) endExecs() {
+	noted := d.noted()
 	for _, b := range d.boxes {
 		if b.exit != nil || b.pidfd == nil {
 			continue
 		}
 		inside := d.groups.processes(d.cgroup(b.id))
+		shared := d.shareProcesses(b.id.Pod) // then whose parent has ended has another outside, too
 		for _, p := range inside {
+			if shared && !noted[p] {
+				continue
+			}
 			stat, err := keeper.ReadStat(p)
 			if err == nil && p != b.proc.PID && !slices.Contains(inside, stat.Parent) {
 				d.killSession(b.id, p)

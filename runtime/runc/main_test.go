@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -152,6 +153,7 @@ func testConfig(t testing.TB, dir string) Config {
 		Path:  path, StateDir: filepath.Join(dir, "state"), RunDir: filepath.Join(dir, "run"),
 		KeeperDir: filepath.Join(world, "keeper"), CgroupParent: "/" + filepath.Base(world) + "/" + filepath.Base(dir),
 		Volumes: []string{filepath.Join(dir, "volumes")}, SeccompDir: filepath.Join(dir, "seccomp"),
+		Holder:      func() ([]byte, error) { return os.ReadFile(filepath.Join(world, "skeeper")) },
 		CopyCommand: []string{"/proc/self/exe", copyVerb},
 		Logger:      slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
@@ -239,7 +241,7 @@ func leftovers(d *Driver) []string {
 		found, _ := filepath.Glob(glob)
 		out = append(out, found...)
 	}
-	return out
+	return slices.DeleteFunc(out, func(path string) bool { return filepath.Dir(path) == d.holderRoot() }) // of no Pod
 }
 
 // root makes a root file system for a container: the image below, a layer of

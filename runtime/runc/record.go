@@ -18,11 +18,13 @@ import (
 // On disk, in Config.StateDir:
 //
 //	POD/sandbox.json               the sandbox
+//	POD/holder.json                the process that holds the namespace in which they share processes
 //	POD/NAME.ATTEMPT/spec.json     the wish; alone, a start that was not finished
 //	POD/NAME.ATTEMPT/process.json  it has run
 //	POD/NAME.ATTEMPT/exit.json     it has ended
 const (
 	sandboxFile = "sandbox.json"
+	holderFile  = "holder.json"
 	specFile    = "spec.json"
 	processFile = "process.json"
 	exitFile    = "exit.json"

@@ -177,7 +177,7 @@ func (d *Driver) RemoveSandbox(ctx context.Context, pod string) error {
 		}
 	}
 	shm := filepath.Join(d.shared(pod), "shm")
-	err = errors.Join(unmountAll(shm), d.pins.Remove(pod), d.groups.remove(d.podCgroup(pod)))
+	err = errors.Join(d.removeHolder(pod), unmountAll(shm), d.pins.Remove(pod), d.groups.remove(d.podCgroup(pod)))
 	if err == nil {
 		err = errors.Join(os.RemoveAll(d.shared(pod)), os.RemoveAll(d.podDir(pod)), d.keeper.RemoveLease(pod))
 		d.mu.Lock()

@@ -17,7 +17,7 @@ import (
 type frame struct {
 	Root       string            // of the file system, on this machine
 	Cgroup     string            // absolute, below every hierarchy
-	Namespaces map[string]string // "network", "ipc", "uts": path; network is missing with the machine's own
+	Namespaces map[string]string // "network", "ipc", "uts", "pid": path; missing: the machine's own, or for pid a new one
 	Shm        string            // the Pod's /dev/shm on this machine
 	Files      map[string]string // of the Pod, by path in the container: hosts, hostname, resolv.conf
 	Message    string            // the file on this machine for the container's last message; empty: none
@@ -50,7 +50,7 @@ func makeSpec(c container.Spec, f frame) *specs.Spec {
 		Linux: &specs.Linux{
 			CgroupsPath: f.Cgroup,
 			Resources:   makeResources(c, f),
-			Namespaces:  makeNamespaces(f),
+			Namespaces:  makeNamespaces(c, f),
 			Devices:     f.Devices,
 			Seccomp:     f.Seccomp,
 			Sysctl:      c.Sysctls,
@@ -91,8 +91,12 @@ func makeProcess(c container.Spec, f frame) *specs.Process {
 	}
 }
 
-func makeNamespaces(f frame) []specs.LinuxNamespace {
-	out := []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}}
+func makeNamespaces(c container.Spec, f frame) []specs.LinuxNamespace {
+	var out []specs.LinuxNamespace
+	if !c.Sandbox.HostPIDs {
+		out = append(out, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: f.Namespaces["pid"]})
+	}
+	out = append(out, specs.LinuxNamespace{Type: specs.MountNamespace})
 	for _, kind := range []specs.LinuxNamespaceType{specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace} {
 		if at := f.Namespaces[string(kind)]; at != "" {
 			out = append(out, specs.LinuxNamespace{Type: kind, Path: at})
@@ -191,10 +195,10 @@ func checkSpec(s *specs.Spec, c container.Spec, own []string, places []string) e
 	case s.Hooks != nil:
 		return fmt.Errorf("hooks are not allowed")
 	}
-	if err := checkSysctls(s.Linux.Sysctl, c.Sandbox.HostNetwork); err != nil {
+	if err := checkSysctls(s.Linux.Sysctl, c.Sandbox); err != nil {
 		return err
 	}
-	if err := checkNamespaces(s, c.Sandbox.HostNetwork, places); err != nil {
+	if err := checkNamespaces(s, c, places); err != nil {
 		return err
 	}
 	if err := checkMounts(s, c.Security.Privileged); err != nil {
@@ -222,12 +226,12 @@ var safeSysctls = []string{
 // SafeSysctls lists the settings that a Spec may have.
 func SafeSysctls() []string { return slices.Clone(safeSysctls) }
 
-func checkSysctls(set map[string]string, hostNetwork bool) error {
+func checkSysctls(set map[string]string, sandbox container.Sandbox) error {
 	for name, value := range set {
 		switch {
 		case !slices.Contains(safeSysctls, name):
 			return fmt.Errorf("sysctl %q is not allowed", name)
-		case hostNetwork && strings.HasPrefix(name, "net."):
+		case sandbox.HostNetwork && strings.HasPrefix(name, "net."), sandbox.HostIPC && strings.HasPrefix(name, "kernel.shm"):
 			return fmt.Errorf("sysctl %q would be the machine's", name)
 		case strings.ContainsAny(value, "\n\x00"):
 			return fmt.Errorf("sysctl %q: %q is no value", name, value)
@@ -236,22 +240,28 @@ func checkSysctls(set map[string]string, hostNetwork bool) error {
 	return nil
 }
 
-func checkNamespaces(s *specs.Spec, hostNetwork bool, places []string) error {
+func checkNamespaces(s *specs.Spec, c container.Spec, places []string) error {
 	have := map[specs.LinuxNamespaceType]string{}
 	for _, ns := range s.Linux.Namespaces {
 		have[ns.Type] = ns.Path
 	}
+	machine := map[specs.LinuxNamespaceType]bool{
+		specs.PIDNamespace: c.Sandbox.HostPIDs && c.Security.Allowed.Privileged, specs.IPCNamespace: c.Sandbox.HostIPC && c.Security.Allowed.Privileged,
+	}
 	for _, kind := range []specs.LinuxNamespaceType{specs.PIDNamespace, specs.MountNamespace, specs.IPCNamespace, specs.UTSNamespace} {
-		if _, ok := have[kind]; !ok {
-			return fmt.Errorf("no %s namespace of its own", kind)
+		if _, ok := have[kind]; ok == machine[kind] {
+			return fmt.Errorf("%s namespace of its own: %v, of the machine: %v", kind, ok, machine[kind])
 		}
 	}
-	if _, ok := have[specs.NetworkNamespace]; ok == hostNetwork {
-		return fmt.Errorf("network namespace: %v, host network: %v", ok, hostNetwork)
+	if _, ok := have[specs.NetworkNamespace]; ok == c.Sandbox.HostNetwork {
+		return fmt.Errorf("network namespace: %v, host network: %v", ok, c.Sandbox.HostNetwork)
+	}
+	if have[specs.PIDNamespace] != "" != c.Sandbox.SharePIDs {
+		return fmt.Errorf("pid namespace %q, to be shared: %v", have[specs.PIDNamespace], c.Sandbox.SharePIDs)
 	}
 	for kind, at := range have {
 		ours := slices.ContainsFunc(places, func(place string) bool { return strings.HasPrefix(at, place+"/") })
-		joined := kind == specs.NetworkNamespace || kind == specs.IPCNamespace || kind == specs.UTSNamespace
+		joined := kind == specs.PIDNamespace || kind == specs.NetworkNamespace || kind == specs.IPCNamespace || kind == specs.UTSNamespace
 		if at != "" && (!joined || !ours || path.Clean(at) != at) {
 			return fmt.Errorf("%s namespace %s is not the Pod's", kind, at)
 		}

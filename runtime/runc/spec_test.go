@@ -113,30 +113,32 @@ func TestCheckSpecRefuses(t *testing.T) {
 		change func(*specs.Spec)
 		want   string
 	}{
-		"new privileges":                {func(s *specs.Spec) { s.Process.NoNewPrivileges = false }, "new privileges"},
-		"no seccomp":                    {func(s *specs.Spec) { s.Linux.Seccomp = nil }, "seccomp"},
-		"a capability more":             {func(s *specs.Spec) { s.Process.Capabilities.Bounding = []string{"CAP_SYS_ADMIN"} }, "CAP_SYS_ADMIN"},
-		"an ambient capability more":    {func(s *specs.Spec) { s.Process.Capabilities.Ambient = []string{"CAP_NET_ADMIN"} }, "CAP_NET_ADMIN"},
-		"a path unmasked":               {func(s *specs.Spec) { s.Linux.MaskedPaths = s.Linux.MaskedPaths[1:] }, "not masked"},
-		"a path writable":               {func(s *specs.Spec) { s.Linux.ReadonlyPaths = nil }, "not read-only"},
-		"a device of the machine":       {func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/sda"}} }, "devices"},
-		"all devices":                   {func(s *specs.Spec) { s.Linux.Resources.Devices[0].Allow = true }, "devices"},
-		"a device that is not mounted":  {func(s *specs.Spec) { allowDevice(s, "c", 10, 229, "rwm") }, "not allowed"},
-		"all devices of a driver":       {func(s *specs.Spec) { allowDevice(s, "c", 10, -1, "rwm") }, "more than one"},
-		"devices of every kind":         {func(s *specs.Spec) { allowDevice(s, "a", 10, 229, "rwm") }, "more than one"},
-		"the machine's processes":       {func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }, "pid namespace"},
-		"another's network":             {func(s *specs.Spec) { s.Linux.Namespaces[2].Path = "/proc/1/ns/net" }, "not the Pod's"},
-		"another's network, by dots":    {func(s *specs.Spec) { s.Linux.Namespaces[2].Path = "/run/skein/ns/../../proc/1/ns/net" }, "not the Pod's"},
-		"another's mounts":              {func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/run/skein/ns/pod/mnt" }, "not the Pod's"},
-		"the machine's network":         {func(s *specs.Spec) { s.Linux.Namespaces = slices.Delete(s.Linux.Namespaces, 2, 3) }, "network"},
-		"a writable /sys":               {func(s *specs.Spec) { s.Mounts[4].Options = nil }, "could be written"},
-		"a mount over /proc/sys":        {func(s *specs.Spec) { s.Mounts = append(s.Mounts, specs.Mount{Destination: "/proc/sys", Type: "tmpfs"}) }, "/proc"},
-		"a mount over the root":         {func(s *specs.Spec) { s.Mounts = append(s.Mounts, specs.Mount{Destination: "/", Type: "tmpfs"}) }, "mount at"},
-		"hooks":                         {func(s *specs.Spec) { s.Hooks = &specs.Hooks{} }, "hooks"},
-		"sysctls of the machine":        {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.core_pattern": "|/x"} }, "sysctl"},
-		"sysctls with more lines":       {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net.ipv4.tcp_syncookies": "0\n1"} }, "sysctl"},
-		"a working directory in /proc":  {func(s *specs.Spec) { s.Process.Cwd = "/proc/self/fd/7" }, "/proc"},
-		"a working directory with dots": {func(s *specs.Spec) { s.Process.Cwd = "/srv/../../x" }, "clean"},
+		"new privileges":                          {func(s *specs.Spec) { s.Process.NoNewPrivileges = false }, "new privileges"},
+		"no seccomp":                              {func(s *specs.Spec) { s.Linux.Seccomp = nil }, "seccomp"},
+		"a capability more":                       {func(s *specs.Spec) { s.Process.Capabilities.Bounding = []string{"CAP_SYS_ADMIN"} }, "CAP_SYS_ADMIN"},
+		"an ambient capability more":              {func(s *specs.Spec) { s.Process.Capabilities.Ambient = []string{"CAP_NET_ADMIN"} }, "CAP_NET_ADMIN"},
+		"a path unmasked":                         {func(s *specs.Spec) { s.Linux.MaskedPaths = s.Linux.MaskedPaths[1:] }, "not masked"},
+		"a path writable":                         {func(s *specs.Spec) { s.Linux.ReadonlyPaths = nil }, "not read-only"},
+		"a device of the machine":                 {func(s *specs.Spec) { s.Linux.Devices = []specs.LinuxDevice{{Path: "/dev/sda"}} }, "devices"},
+		"all devices":                             {func(s *specs.Spec) { s.Linux.Resources.Devices[0].Allow = true }, "devices"},
+		"a shared pid namespace nobody asked for": {func(s *specs.Spec) { s.Linux.Namespaces[0].Path = "/run/skein/ns/pod/pid" }, "to be shared"},
+		"the machine's IPC":                       {func(s *specs.Spec) { s.Linux.Namespaces = slices.Delete(s.Linux.Namespaces, 3, 4) }, "ipc namespace"},
+		"a device that is not mounted":            {func(s *specs.Spec) { allowDevice(s, "c", 10, 229, "rwm") }, "not allowed"},
+		"all devices of a driver":                 {func(s *specs.Spec) { allowDevice(s, "c", 10, -1, "rwm") }, "more than one"},
+		"devices of every kind":                   {func(s *specs.Spec) { allowDevice(s, "a", 10, 229, "rwm") }, "more than one"},
+		"the machine's processes":                 {func(s *specs.Spec) { s.Linux.Namespaces = s.Linux.Namespaces[1:] }, "pid namespace"},
+		"another's network":                       {func(s *specs.Spec) { s.Linux.Namespaces[2].Path = "/proc/1/ns/net" }, "not the Pod's"},
+		"another's network, by dots":              {func(s *specs.Spec) { s.Linux.Namespaces[2].Path = "/run/skein/ns/../../proc/1/ns/net" }, "not the Pod's"},
+		"another's mounts":                        {func(s *specs.Spec) { s.Linux.Namespaces[1].Path = "/run/skein/ns/pod/mnt" }, "not the Pod's"},
+		"the machine's network":                   {func(s *specs.Spec) { s.Linux.Namespaces = slices.Delete(s.Linux.Namespaces, 2, 3) }, "network"},
+		"a writable /sys":                         {func(s *specs.Spec) { s.Mounts[4].Options = nil }, "could be written"},
+		"a mount over /proc/sys":                  {func(s *specs.Spec) { s.Mounts = append(s.Mounts, specs.Mount{Destination: "/proc/sys", Type: "tmpfs"}) }, "/proc"},
+		"a mount over the root":                   {func(s *specs.Spec) { s.Mounts = append(s.Mounts, specs.Mount{Destination: "/", Type: "tmpfs"}) }, "mount at"},
+		"hooks":                                   {func(s *specs.Spec) { s.Hooks = &specs.Hooks{} }, "hooks"},
+		"sysctls of the machine":                  {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.core_pattern": "|/x"} }, "sysctl"},
+		"sysctls with more lines":                 {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net.ipv4.tcp_syncookies": "0\n1"} }, "sysctl"},
+		"a working directory in /proc":            {func(s *specs.Spec) { s.Process.Cwd = "/proc/self/fd/7" }, "/proc"},
+		"a working directory with dots":           {func(s *specs.Spec) { s.Process.Cwd = "/srv/../../x" }, "clean"},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -227,7 +229,7 @@ func TestNothingRunsThatItsNamespaceDoesNotAllow(t *testing.T) {
 				}
 			}
 		}
-		if asked := c.Security.Check() == nil; !asked && passes && len(c.Security.DropCapabilities) == 0 {
+		if asked := c.Check() == nil; !asked && passes && len(c.Security.DropCapabilities) == 0 {
 			t.Fatalf("%+v passes, but is refused as it is asked for", c.Security)
 		}
 	})

@@ -28,6 +28,11 @@ func (d *Driver) Start(ctx context.Context, spec container.Spec) (err error) {
 		return err
 	}
 	spec.Sandbox.Pod = spec.ID.Pod
+	if s, err := d.sandbox(spec.ID.Pod); err == nil && s.SharePIDs && d.box(spec.ID) == nil {
+		if err := d.hold(ctx, spec.ID.Pod); err != nil {
+			return fmt.Errorf("start %s: %w", spec.ID, err)
+		}
+	}
 	defer d.pods.share(spec.ID.Pod)()
 	defer d.ids.lock(spec.ID)()
 	if d.box(spec.ID) != nil {
@@ -159,7 +164,14 @@ func (d *Driver) ociSpec(spec container.Spec) (*specs.Spec, error) {
 	if !spec.Sandbox.HostNetwork {
 		f.Namespaces["network"] = d.pins.Path(id.Pod, network.Net)
 	}
-	err := spec.Security.Check()
+	if spec.Sandbox.SharePIDs {
+		f.Namespaces["pid"] = d.pins.Path(id.Pod, network.PID)
+	}
+	if spec.Sandbox.HostIPC {
+		delete(f.Namespaces, "ipc")
+		f.Shm = hostShm
+	}
+	err := spec.Check()
 	if err != nil {
 		return nil, err
 	}
@@ -201,21 +213,30 @@ func (d *Driver) ociSpec(spec container.Spec) (*specs.Spec, error) {
 	return oci, nil
 }
 
-// found makes a box of what runc has started. runc noted the pid together with
-// its start time while it held the process, so both are right even if the
-// process has ended since.
-func (d *Driver) found(id container.ID, labels map[string]string) (*box, error) {
+// started is the first process of what runc has started. runc noted the pid
+// together with its start time while it held the process, so both are right even
+// if the process has ended since.
+func (d *Driver) started(name string) (process, error) {
 	var state struct {
 		PID   int    `json:"init_process_pid"`
 		Start uint64 `json:"init_process_start"`
 	}
-	if err := readJSON(filepath.Join(d.runcDir(id), "state.json"), &state); err != nil {
-		return nil, err
+	if err := readJSON(filepath.Join(d.runcRoot(), name, "state.json"), &state); err != nil {
+		return process{}, err
 	}
 	if state.PID <= 0 || state.Start == 0 {
-		return nil, errors.New("runc started no process")
+		return process{}, errors.New("runc started no process")
 	}
-	p := process{PID: state.PID, Start: state.Start, Boot: keeper.BootID(), Sandbox: d.birth(id.Pod), Started: time.Now()}
+	return process{PID: state.PID, Start: state.Start, Boot: keeper.BootID(), Started: time.Now()}, nil
+}
+
+// found makes a box of what runc has started.
+func (d *Driver) found(id container.ID, labels map[string]string) (*box, error) {
+	p, err := d.started(id.String())
+	if err != nil {
+		return nil, err
+	}
+	p.Sandbox = d.birth(id.Pod)
 	if err := writeJSON(filepath.Join(d.boxDir(id), processFile), p, keeper.WriteAside); err != nil {
 		return nil, err
 	}

@@ -125,6 +125,9 @@ const logPatience = 2 * time.Second // for the keeper to read what is left
 func (d *Driver) finish(ctx context.Context, b *box) error {
 	patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), logPatience)
 	defer cancel()
+	if d.shareProcesses(b.id.Pod) {
+		d.groups.kill(d.cgroup(b.id)) // its first process was not the first of a namespace, which takes the others along
+	}
 	errLog := d.keeper.EndLog(patient, b.id.String())
 	if _, err := os.Stat(d.runcDir(b.id)); err == nil {
 		// Plain, for -f would take 100 ms. Should it refuse, we do the same.

@@ -27,6 +27,9 @@ func (d *Driver) checkSources(s *specs.Spec, c container.Spec) error {
 	for _, dir := range d.cfg.Volumes {
 		own = append(own, filepath.Join(dir, c.ID.Pod))
 	}
+	if c.Sandbox.HostIPC && c.Security.Allowed.Privileged {
+		own = append(own, hostShm)
+	}
 	for _, m := range c.Mounts {
 		if m.Device && !slices.ContainsFunc(own, func(dir string) bool { return strings.HasPrefix(m.Source, filepath.Join(dir, volume.HostDir)+"/") }) {
 			return fmt.Errorf("device at %s: %s is not a path of the machine that was mounted for it", m.Target, m.Source)

@@ -125,7 +125,8 @@ func (d *Driver) Start(ctx context.Context, spec container.Spec) error {
 	if _, ok := d.sandboxes[spec.ID.Pod]; !ok {
 		return fmt.Errorf("start %s: the sandbox of %s: %w", spec.ID, spec.ID.Pod, container.ErrNotFound)
 	}
-	if err := spec.Security.Check(); err != nil {
+	spec.Sandbox = d.sandboxes[spec.ID.Pod]
+	if err := spec.Check(); err != nil {
 		return fmt.Errorf("start %s: %w", spec.ID, err)
 	}
 	if name := spec.Security.SeccompProfile; name != "" && !d.profiles[name] {

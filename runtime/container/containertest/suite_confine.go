@@ -64,3 +64,42 @@ func testVolumes(p *play) {
 	}
 	p.must(p.Driver.Remove(p.ctx, id))
 }
+
+// testSharePIDs restarts one of two containers that share processes.
+func testSharePIDs(p *play) {
+	box := sandbox("pod")
+	box.SharePIDs = true
+	p.must(p.Driver.Prepare(p.ctx, box))
+	stays, ends := container.ID{Pod: "pod", Name: "stays"}, container.ID{Pod: "pod", Name: "ends"}
+	p.must(p.Driver.Start(p.ctx, p.spec(stays, "sleep")))
+	for ends.Attempt < 2 {
+		p.must(p.Driver.Start(p.ctx, p.spec(ends, "exit", "3")))
+		if s := p.exited(ends); s.ExitCode != 3 {
+			p.t.Errorf("it ended with %+v", s)
+		}
+		ends.Attempt++
+	}
+	if s, ok := p.status(stays); !ok || s.State != container.Running {
+		p.t.Errorf("the other one: %+v", s)
+	}
+	if list, err := p.Driver.List(p.ctx); err != nil || len(list) != 3 {
+		p.t.Errorf("containers: %+v, %v", list, err)
+	}
+	p.must(p.Driver.Stop(p.ctx, stays, 0))
+	p.must(p.Driver.RemoveSandbox(p.ctx, "pod"))
+	if list, err := p.Driver.Sandboxes(p.ctx); err != nil || len(list) != 0 {
+		p.t.Errorf("left: %+v, %v", list, err)
+	}
+}
+
+func testHostPIDs(p *play) {
+	box := sandbox("pod")
+	box.HostPIDs, box.HostIPC = true, true
+	p.must(p.Driver.Prepare(p.ctx, box))
+	spec := p.spec(container.ID{Pod: "pod", Name: "c"}, "sleep")
+	if err := p.Driver.Start(p.ctx, spec); !errors.Is(err, container.ErrNotAllowed) {
+		p.t.Errorf("not allowed: %v", err)
+	}
+	spec.Security.Allowed.Privileged = true
+	p.must(p.Driver.Start(p.ctx, spec))
+}

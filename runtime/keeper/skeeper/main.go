@@ -5,6 +5,10 @@
 // is package keeper's.
 //
 //	skeeper KEEPER-DIR -- AGENT [ARG...]
+//	skeeper hold
+//
+// The second is another program in the same file: the first process of a Pod
+// whose containers share processes, see hold.
 //
 // SIGTERM stops the agent and then the keeper; containers run on. SIGHUP
 // executes a new keeper in place, which goes on with the containers: what the
@@ -28,6 +32,9 @@ import (
 func init() { runtime.LockOSThread() }
 
 func main() {
+	if len(os.Args) == 2 && os.Args[1] == keeper.HoldVerb {
+		hold()
+	}
 	if len(os.Args) < 4 || os.Args[2] != "--" {
 		say("usage: skeeper KEEPER-DIR -- AGENT [ARG...]")
 		os.Exit(usageCode)

@@ -94,6 +94,30 @@ func do(word string, args []string) {
 		p, err := os.StartProcess("/proc/self/exe", append([]string{"prog"}, args...), &os.ProcAttr{Files: []*os.File{nil, os.Stdout, os.Stderr}})
 		check(err)
 		fmt.Println("spawned", p.Pid)
+	case "pid":
+		fmt.Println("pid", os.Getpid())
+	case "namespace": // of oneself, of a kind
+		at, err := os.Readlink("/proc/self/ns/" + arg)
+		check(err)
+		fmt.Println(at)
+	case "ps": // all but oneself, by their words
+		lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+		check(err)
+		for _, path := range lines {
+			text, err := os.ReadFile(path)
+			if err == nil && !strings.HasPrefix(path, "/proc/"+strconv.Itoa(os.Getpid())+"/") {
+				fmt.Println(strings.ReplaceAll(strings.TrimRight(string(text), "\x00"), "\x00", " "))
+			}
+		}
+	case "kill": // a signal by its number, to a process
+		_, pid, _ := strings.Cut(strings.Join(args, " "), " ")
+		n, err := strconv.Atoi(pid)
+		check(err)
+		if err := syscall.Kill(n, syscall.Signal(number)); err != nil {
+			fmt.Println("kill:", err)
+			return
+		}
+		fmt.Println("sent", number)
 	case "burn": // CPU, so many million rounds
 		x := uint64(1)
 		for range number * 1_000_000 {
