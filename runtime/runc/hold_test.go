@@ -182,6 +182,29 @@ func TestANewHolderComesAfterOneThatWasKilled(t *testing.T) {
 	}
 }
 
+// A lease that runs out ends the holder with the containers, and the next lease has
+// another.
+func TestALeaseEndsSharedProcesses(t *testing.T) {
+	s := newScene(t)
+	s.serve()
+	s.share()
+	a := s.member("a", 0, "stubborn")
+	s.heard(a, "stubborn")
+	old, _ := s.holder(shared)
+	begin := s.SinceBoot()
+	s.must(s.Lease(t.Context(), shared, begin+100*time.Millisecond, begin+200*time.Millisecond))
+	if got := s.exited(a); got.Signal != int(syscall.SIGKILL) || !got.LeaseLost {
+		t.Errorf("it ended with %+v", got)
+	}
+	begin = s.SinceBoot()
+	s.must(s.Lease(t.Context(), shared, begin+time.Hour, begin+2*time.Hour))
+	again := s.member("a", 1, "say", "up", ";", "sleep")
+	s.heard(again, "up")
+	if now, ok := s.holder(shared); !ok || now.key() == old.key() {
+		t.Errorf("held by %+v, %v; before by %+v", now, ok, old)
+	}
+}
+
 // An agent that starts again adopts what shares processes, ends what an earlier
 // one has run inside, and nothing else.
 func TestSharedProcessesAreAdopted(t *testing.T) {
