@@ -235,6 +235,69 @@ func TestNothingRunsThatItsNamespaceDoesNotAllow(t *testing.T) {
 	})
 }
 
+// Nor has what passes the machine's processes, IPC or devices, where its namespace
+// does not allow them, or they were not asked for.
+func TestNothingOfTheMachinesRunsThatIsNotAllowed(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c, f := plainSpec(), plainFrame()
+		rarely := func(what string) bool { return rapid.IntRange(0, 3).Draw(t, what) == 0 }
+		c.Sandbox.HostPIDs, c.Sandbox.HostIPC = rarely("host pids"), rarely("host ipc")
+		c.Sandbox.SharePIDs = !c.Sandbox.HostPIDs && rarely("share pids")
+		c.Security.Allowed = container.Allowed{Privileged: rarely("privileged allowed"), HostPaths: rarely("host paths allowed")}
+		if c.Sandbox.SharePIDs {
+			f.Namespaces["pid"] = "/run/skein/ns/pod/pid"
+		}
+		if c.Sandbox.HostIPC {
+			delete(f.Namespaces, "ipc")
+		}
+		rule := func(minor int64) specs.LinuxDeviceCgroup {
+			major := int64(10)
+			return specs.LinuxDeviceCgroup{
+				Allow: true, Type: rapid.SampledFrom([]string{"c", "b", "a", ""}).Draw(t, "type"), Major: &major, Minor: &minor,
+				Access: rapid.SampledFrom([]string{"rwm", "r", "rw"}).Draw(t, "access"),
+			}
+		}
+		mounted := rapid.IntRange(0, 2).Draw(t, "devices")
+		for i := range mounted {
+			c.Mounts = append(c.Mounts, container.Mount{Type: "bind", Source: "/host/dev", Target: "/dev/x" + string(rune('0'+i)), Device: true})
+			f.Grants = append(f.Grants, rule(int64(i)))
+		}
+		s := makeSpec(c, f)
+		if rarely("a namespace less") {
+			i := rapid.IntRange(0, len(s.Linux.Namespaces)-1).Draw(t, "which")
+			s.Linux.Namespaces = slices.Delete(s.Linux.Namespaces, i, i+1)
+		}
+		if rarely("a device more") {
+			s.Linux.Resources.Devices = append(s.Linux.Resources.Devices, rule(rapid.Int64Range(-1, 300).Draw(t, "minor")))
+		}
+		if checkSpec(s, c, allCapabilities, []string{"/run/skein/ns"}) != nil {
+			return
+		}
+		have := map[specs.LinuxNamespaceType]string{}
+		for _, ns := range s.Linux.Namespaces {
+			have[ns.Type] = ns.Path
+		}
+		machines := c.Security.Allowed.Privileged
+		for kind, asked := range map[specs.LinuxNamespaceType]bool{
+			specs.PIDNamespace: c.Sandbox.HostPIDs && machines, specs.IPCNamespace: c.Sandbox.HostIPC && machines, specs.MountNamespace: false,
+			specs.UTSNamespace: false, specs.NetworkNamespace: false,
+		} {
+			if _, own := have[kind]; own == asked {
+				t.Fatalf("%s namespace of its own: %v", kind, own)
+			}
+		}
+		rules := s.Linux.Resources.Devices[1:]
+		if len(rules) > mounted || len(rules) > 0 && !c.Security.Allowed.HostPaths {
+			t.Fatalf("%d devices pass, %d are mounted, allowed: %v", len(rules), mounted, c.Security.Allowed.HostPaths)
+		}
+		for _, r := range rules {
+			if r.Type != "c" && r.Type != "b" || *r.Minor < 0 || r.Access == "rw" {
+				t.Fatalf("passes: %+v", r)
+			}
+		}
+	})
+}
+
 func TestSeccompIsOfTheNativeArchitectureAlone(t *testing.T) {
 	var p profiles
 	s, err := p.get(defaultCapabilities)

@@ -116,7 +116,10 @@ func makeInRoot(root, at string) (int, error) {
 		prefix := strings.Join(parts[:i+1], "/")
 		next, err := unix.Openat2(dir, prefix, &how)
 		if errors.Is(err, unix.ENOENT) {
-			if err := unix.Mkdirat(in, part, 0o755); err != nil {
+			if err = unix.Mkdirat(in, part, 0o755); err == nil {
+				err = unix.Fchmodat(in, part, 0o755, 0) // the umask may have taken some of it; nobody else is here yet
+			}
+			if err != nil {
 				return -1, &fs.PathError{Op: "mkdir", Path: prefix, Err: err}
 			}
 			next, err = unix.Openat2(dir, prefix, &how)
