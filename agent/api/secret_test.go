@@ -158,6 +158,18 @@ func TestPoliciesAreAdministrators(t *testing.T) {
 		Object: &skeinv1.ObjectRef{Kind: "ns", Name: "default"}, MergePatch: []byte(`{"metadata":{"annotations":{"skein.dev/host-path":"allow"}}}`),
 	})
 	refused(t, err, connect.CodePermissionDenied, exitDenied)
+	for _, value := range []string{"skein.dev/privileged: allow", "skein.dev/capabilities: NET_ADMIN"} {
+		_, err := edit.Apply(t.Context(), &skeinv1.ApplyRequest{Manifest: []byte("apiVersion: v1\nkind: Namespace\nmetadata: {name: more, annotations: {" + value + "}}\n")})
+		refused(t, err, connect.CodePermissionDenied, exitDenied)
+	}
+	// Nor may what is allowed be widened.
+	if _, err := w.apply("apiVersion: v1\nkind: Namespace\nmetadata: {name: more, annotations: {skein.dev/capabilities: NET_ADMIN}}\n"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = edit.Patch(t.Context(), &skeinv1.PatchRequest{
+		Object: &skeinv1.ObjectRef{Kind: "ns", Name: "more"}, MergePatch: []byte(`{"metadata":{"annotations":{"skein.dev/capabilities":"NET_ADMIN,SYS_TIME"}}}`),
+	})
+	refused(t, err, connect.CodePermissionDenied, exitDenied)
 }
 
 func TestNamespacesAllowWhatCouldHarmTheirMachines(t *testing.T) {
