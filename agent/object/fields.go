@@ -94,7 +94,8 @@ var podRules = append([]rule{
 	takes("securityContext.fsGroup", "securityContext.fsGroupChangePolicy"),
 	takes("securityContext.sysctls.name", "securityContext.sysctls.value"),
 	only("securityContext.supplementalGroupsPolicy", []string{"Merge"}, hintOwnUser),
-	later("seccompProfile and capabilities confine the container", "securityContext.appArmorProfile.type", "securityContext.appArmorProfile.localhostProfile"),
+	only("securityContext.appArmorProfile.type", []string{"Unconfined"}, "AppArmor confines no container yet; seccompProfile and capabilities do"),
+	later("seccompProfile and capabilities confine the container", "securityContext.appArmorProfile.localhostProfile"),
 	refuses("seccompProfile and capabilities confine the container", "securityContext.seLinuxOptions", "securityContext.seLinuxChangePolicy"),
 	refuses("containers run on Linux", "securityContext.windowsOptions"),
 }, slices.Concat(
@@ -140,7 +141,8 @@ var containerRules = append([]rule{
 	only("restartPolicyRules.action", []string{"Restart"}, "a rule restarts its own container"),
 	takes("securityContext.privileged", "securityContext.seccompProfile.localhostProfile"),
 	only("securityContext.procMount", []string{"Default"}, "parts of /proc stay masked"),
-	later("seccompProfile and capabilities confine the container", "securityContext.appArmorProfile.type", "securityContext.appArmorProfile.localhostProfile"),
+	only("securityContext.appArmorProfile.type", []string{"Unconfined"}, "AppArmor confines no container yet; seccompProfile and capabilities do"),
+	later("seccompProfile and capabilities confine the container", "securityContext.appArmorProfile.localhostProfile"),
 	refuses("seccompProfile and capabilities confine the container", "securityContext.seLinuxOptions"),
 	refuses("containers run on Linux", "securityContext.windowsOptions"),
 }, slices.Concat(probeRules("startupProbe", "readinessProbe", "livenessProbe"), hookRules("lifecycle.postStart", "lifecycle.preStop"))...)

@@ -27,3 +27,18 @@ func TestSeccompProfilesAreCheckedAtTheirPath(t *testing.T) {
 		}
 	}
 }
+
+// No container is confined by AppArmor, and a Pod that asks for it is not run
+// without.
+func TestAppArmorIsRefusedUnlessItIsUnconfined(t *testing.T) {
+	for profile, want := range map[string]string{
+		"{type: Unconfined}":                        "",
+		"{type: RuntimeDefault}":                    "appArmorProfile.type: the string \"RuntimeDefault\" is not supported",
+		"{type: Localhost, localhostProfile: mine}": "appArmorProfile.type: the string \"Localhost\" is not supported",
+	} {
+		_, err := Parse("p.yaml", []byte("apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers: [{name: c, image: a, securityContext: {appArmorProfile: "+profile+"}}]\n"), "")
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", profile, err, want)
+		}
+	}
+}

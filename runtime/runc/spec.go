@@ -194,6 +194,8 @@ func checkSpec(s *specs.Spec, c container.Spec, own []string, places []string) e
 		return fmt.Errorf("working directory %q is in /proc", p.Cwd)
 	case s.Hooks != nil:
 		return fmt.Errorf("hooks are not allowed")
+	case p.ApparmorProfile != "" || p.SelinuxLabel != "":
+		return fmt.Errorf("a profile of AppArmor or a label of SELinux that nobody asked for")
 	}
 	if err := checkSysctls(s.Linux.Sysctl, c.Sandbox); err != nil {
 		return err

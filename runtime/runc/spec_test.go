@@ -134,6 +134,7 @@ func TestCheckSpecRefuses(t *testing.T) {
 		"a writable /sys":                         {func(s *specs.Spec) { s.Mounts[4].Options = nil }, "could be written"},
 		"a mount over /proc/sys":                  {func(s *specs.Spec) { s.Mounts = append(s.Mounts, specs.Mount{Destination: "/proc/sys", Type: "tmpfs"}) }, "/proc"},
 		"a mount over the root":                   {func(s *specs.Spec) { s.Mounts = append(s.Mounts, specs.Mount{Destination: "/", Type: "tmpfs"}) }, "mount at"},
+		"an AppArmor profile":                     {func(s *specs.Spec) { s.Process.ApparmorProfile = "unconfined" }, "AppArmor"},
 		"hooks":                                   {func(s *specs.Spec) { s.Hooks = &specs.Hooks{} }, "hooks"},
 		"sysctls of the machine":                  {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"kernel.core_pattern": "|/x"} }, "sysctl"},
 		"sysctls with more lines":                 {func(s *specs.Spec) { s.Linux.Sysctl = map[string]string{"net.ipv4.tcp_syncookies": "0\n1"} }, "sysctl"},
