@@ -124,7 +124,7 @@ func New(cfg Config) (*Driver, error) {
 // ownMounts are the folders of RunDir that are mounts of their own, so that
 // what is mounted in them stays in this machine's view. Package network has
 // another for its pins.
-var ownMounts = []string{"bundles", "pods", "exec"}
+var ownMounts = []string{"bundles", "pods", "exec", "hold"}
 
 // Purge removes every Pod and all that New has made on this machine but the
 // folders themselves. The driver is of no use afterwards.
@@ -137,7 +137,7 @@ func (d *Driver) Purge(ctx context.Context) error {
 	for _, p := range pods {
 		errs = append(errs, d.RemoveSandbox(ctx, p.Pod))
 	}
-	errs = append(errs, d.groups.remove(d.cfg.CgroupParent), d.pins.Close(), os.RemoveAll(d.holderRoot()))
+	errs = append(errs, d.groups.remove(d.cfg.CgroupParent), d.pins.Close())
 	for _, name := range ownMounts {
 		errs = append(errs, unmountAll(filepath.Join(d.cfg.RunDir, name)))
 	}

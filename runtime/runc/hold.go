@@ -33,8 +33,9 @@ func (d *Driver) holderCgroup(pod string) string { return filepath.Join(d.podCgr
 
 func (d *Driver) holderBundle(pod string) string { return filepath.Join(d.shared(pod), "holder") }
 
-// holderRoot is the root of all holders.
-func (d *Driver) holderRoot() string { return filepath.Join(d.cfg.RunDir, "hold") }
+// holderRoot is the root of all holders. It is in a file system of the driver's
+// own: many a machine lets nobody execute what is in its /run.
+func (d *Driver) holderRoot() string { return filepath.Join(d.cfg.RunDir, "hold", "root") }
 
 // holder is a Pod's, if it lives and the Pod's namespace is its own.
 func (d *Driver) holder(pod string) (process, bool) {

@@ -241,7 +241,7 @@ func leftovers(d *Driver) []string {
 		found, _ := filepath.Glob(glob)
 		out = append(out, found...)
 	}
-	return slices.DeleteFunc(out, func(path string) bool { return filepath.Dir(path) == d.holderRoot() }) // of no Pod
+	return slices.DeleteFunc(out, func(path string) bool { return path == d.holderRoot() }) // of no Pod
 }
 
 // root makes a root file system for a container: the image below, a layer of
