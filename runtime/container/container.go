@@ -42,7 +42,13 @@ type Sandbox struct {
 	HostPIDs    bool   `json:",omitempty"` // they see those of the machine
 	HostIPC     bool   `json:",omitempty"` // they share IPC and /dev/shm with the machine
 	Hosts       string `json:",omitempty"` // more lines of /etc/hosts, each ended by a newline
+	Users       bool   `json:",omitempty"` // have users of its own, who are nobody on this machine
 	Resolv      string `json:",omitempty"` // the text of /etc/resolv.conf; empty: what the image has
+}
+
+// Features are what not every machine can do for containers.
+type Features struct {
+	Users error // why no Sandbox can have users of its own; nil: it can
 }
 
 // A Spec is one container to run. Nothing in it is interpreted any further than
@@ -219,6 +225,8 @@ type LogLine struct {
 // A Driver runs containers on this machine. Every method may be repeated:
 // asking for what is already so is not an error.
 type Driver interface {
+	// Features tells what this machine can do that not all can.
+	Features() Features
 	// Prepare makes the sandbox of a Pod.
 	Prepare(ctx context.Context, sandbox Sandbox) error
 	// Start runs a container in its Pod's sandbox, which must be there, and

@@ -25,6 +25,8 @@ const (
 	Net Kind = "net"
 	IPC Kind = "ipc"
 	UTS Kind = "uts"
+	// User is pinned for those that have users of their own, whose the others are then.
+	User Kind = "user"
 )
 
 // PID is pinned for a Pod whose containers share processes, by [Pins.Pin].
@@ -78,13 +80,27 @@ type Spec struct {
 	Name     string
 	Hostname string
 	Host     bool // share the machine's network: none is pinned
+	// Users is the machine's user and group that root inside is, and Users+1 the next,
+	// so on for UserCount of them. 0: users are the machine's.
+	Users uint32
 }
 
 func (s Spec) kinds() []Kind {
-	if s.Host {
-		return []Kind{IPC, UTS}
+	kinds := []Kind{IPC, UTS}
+	if !s.Host {
+		kinds = append(kinds, Net)
 	}
-	return []Kind{Net, IPC, UTS}
+	if s.Users > 0 {
+		kinds = append(kinds, User)
+	}
+	return kinds
+}
+
+func (s Spec) flags() uintptr {
+	if s.Host {
+		return unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+	}
+	return unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET
 }
 
 // Set sees to it that the namespaces are pinned. Those that are stay as they
@@ -111,7 +127,18 @@ func (p *Pins) Set(s Spec) (err error) {
 			err = errors.Join(err, p.Remove(s.Name))
 		}
 	}()
-	return onThrowawayThread(func() error { return p.make(s) })
+	if s.Users > 0 {
+		return p.makeForUsers(s)
+	}
+	return onThrowawayThread(func() error {
+		if err := unix.Unshare(int(s.flags())); err != nil {
+			return fmt.Errorf("unshare: %w", err)
+		}
+		if err := furnish(s); err != nil {
+			return err
+		}
+		return p.pin(s, "/proc/thread-self/ns")
+	})
 }
 
 // onThrowawayThread runs f on a thread that ends afterwards, with whatever
@@ -131,14 +158,8 @@ func onThrowawayThread(f func() error) error {
 	return <-done
 }
 
-func (p *Pins) make(s Spec) error {
-	flags := unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
-	if !s.Host {
-		flags |= unix.CLONE_NEWNET
-	}
-	if err := unix.Unshare(flags); err != nil {
-		return fmt.Errorf("unshare: %w", err)
-	}
+// furnish gives the thread's namespaces their name and their loopback.
+func furnish(s Spec) error {
 	if s.Hostname != "" {
 		if err := unix.Sethostname([]byte(s.Hostname)); err != nil {
 			return fmt.Errorf("set hostname %q: %w", s.Hostname, err)
@@ -149,12 +170,17 @@ func (p *Pins) make(s Spec) error {
 			return fmt.Errorf("bring up lo: %w", err)
 		}
 	}
+	return nil
+}
+
+// pin binds namespaces that somebody is in, by their links in a folder of /proc.
+func (p *Pins) pin(s Spec, of string) error {
 	for _, kind := range s.kinds() {
 		path := p.Path(s.Name, kind)
 		if err := os.WriteFile(path, nil, 0o600); err != nil {
 			return err
 		}
-		if err := unix.Mount("/proc/thread-self/ns/"+string(kind), path, "", unix.MS_BIND, ""); err != nil {
+		if err := unix.Mount(of+"/"+string(kind), path, "", unix.MS_BIND, ""); err != nil {
 			return &fs.PathError{Op: "pin", Path: path, Err: err}
 		}
 	}
@@ -220,7 +246,7 @@ func (p *Pins) pinned(name string, kind Kind) bool {
 // Remove lets go of the namespaces. The kernel ends them once nobody else is in
 // them.
 func (p *Pins) Remove(name string) error {
-	for _, kind := range []Kind{Net, IPC, UTS, PID} {
+	for _, kind := range []Kind{Net, IPC, UTS, PID, User} {
 		for p.pinned(name, kind) {
 			if err := unix.Unmount(p.Path(name, kind), unix.MNT_DETACH); err != nil {
 				return &fs.PathError{Op: "unpin", Path: p.Path(name, kind), Err: err}

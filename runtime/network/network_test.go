@@ -274,3 +274,51 @@ func TestDialRefuses(t *testing.T) {
 		t.Errorf("a Pod that is not here: %v", err)
 	}
 }
+
+// Root inside is nobody outside, and the other namespaces are its own to rule.
+func TestNamespacesOfUsers(t *testing.T) {
+	const base = 0x70010000
+	p := open(t)
+	spec := Spec{Name: "pod", Hostname: "web-1", Users: base}
+	for range 2 {
+		if err := p.Set(spec); err != nil {
+			t.Fatal(err)
+		}
+	}
+	users, err := os.Open(p.Path("pod", User))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer users.Close()
+	own := inode(t, p.Path("pod", User))
+	for _, kind := range []Kind{Net, IPC, UTS} {
+		f, err := os.Open(p.Path("pod", kind))
+		if err != nil {
+			t.Fatal(err)
+		}
+		owner, err := unix.IoctlRetInt(int(f.Fd()), unix.NS_GET_USERNS)
+		_ = f.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var st unix.Stat_t
+		if err := unix.Fstat(owner, &st); err != nil || st.Ino != own {
+			t.Errorf("%s belongs to %d, the users are %d, %v", kind, st.Ino, own, err)
+		}
+		_ = unix.Close(owner)
+	}
+	inside(t, p, "pod", []Kind{Net, UTS}, func() error {
+		var name unix.Utsname
+		if err := unix.Uname(&name); err != nil || unix.ByteSliceToString(name.Nodename[:]) != "web-1" {
+			t.Errorf("hostname %q, %v", name.Nodename, err)
+		}
+		if l, err := net.Interfaces(); err != nil || len(l) != 1 || l[0].Flags&net.FlagUp == 0 {
+			t.Errorf("interfaces %v, %v; want lo, up", l, err)
+		}
+		return nil
+	})
+	// A set without users is another one.
+	if err := p.Set(Spec{Name: "pod"}); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/skein-dev/skein/runtime/container"
 	"github.com/skein-dev/skein/runtime/keeper"
@@ -26,6 +28,10 @@ func (d *Driver) makeBox(id container.ID, labels map[string]string, p process) (
 func (d *Driver) adopt() error {
 	disk, err := d.onDisk()
 	if err != nil {
+		return err
+	}
+	pods := slices.Collect(maps.Keys(disk))
+	if err := errors.Join(d.adoptUsers(pods), d.openUsersDir(pods)); err != nil {
 		return err
 	}
 	known := map[string]bool{}
@@ -117,7 +123,7 @@ func (d *Driver) sweep(known map[string]bool) error {
 			continue
 		}
 		dir := filepath.Join(d.cfg.RunDir, "bundles", e.Name())
-		if err := errors.Join(unmountAll(filepath.Join(dir, "rootfs")), unmountAll(filepath.Join(dir, "message")), unmountVolumes(dir)); err != nil {
+		if err := errors.Join(unmountAll(filepath.Join(dir, "layers")), unmountAll(filepath.Join(dir, "rootfs")), unmountAll(filepath.Join(dir, "message")), unmountVolumes(dir)); err != nil {
 			return err
 		}
 		if err := os.RemoveAll(dir); err != nil {

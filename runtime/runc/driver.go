@@ -33,9 +33,12 @@ type Config struct {
 	CgroupParent string                 // absolute, like "/skein"
 	Volumes      []string               // folders below which every Pod has one of its own, named by its uid, with its volumes
 	Holder       func() ([]byte, error) // the keeper's program, for Pods that share processes; nil: none may
-	SeccompDir   string                 // seccomp profiles that containers may name; empty: none
-	CopyCommand  []string               // starts a process that calls transfer.Main with the argument that follows
-	Logger       *slog.Logger
+	// UsersDir is where roots of Pods are mounted that have users of their own. These
+	// must be able to walk to it. Empty: there are no such Pods.
+	UsersDir    string
+	SeccompDir  string   // seccomp profiles that containers may name; empty: none
+	CopyCommand []string // starts a process that calls transfer.Main with the argument that follows
+	Logger      *slog.Logger
 
 	binds []string     // from elsewhere that tests mount
 	step  func(string) // told of each step of Start; tests fail there
@@ -50,6 +53,7 @@ type Driver struct {
 	pins    *network.Pins
 	groups  *cgroups
 	host    host
+	users   *userRanges
 	starts  chan struct{} // bounds how many start at once
 
 	ids  keyed[container.ID] // held while a container is started or cleaned up
@@ -70,6 +74,7 @@ func New(cfg Config) (*Driver, error) {
 	d := &Driver{
 		cfg: cfg, log: cfg.Logger.With("component", "runc"), program: cfg.Path, keeper: keeper.Dir(cfg.KeeperDir),
 		starts: make(chan struct{}, 2*runtime.NumCPU()), // more add latency and no throughput
+		users:  newUserRanges(),
 		boxes:  map[container.ID]*box{}, lapsed: map[string]time.Time{}, changed: make(chan struct{}),
 	}
 	if d.cfg.step == nil {
@@ -115,6 +120,9 @@ func New(cfg Config) (*Driver, error) {
 	if d.pins, err = network.Open(filepath.Join(cfg.RunDir, "ns")); err != nil {
 		return nil, err
 	}
+	if d.host.users = errors.New("the agent was started without a place for them"); cfg.UsersDir != "" {
+		d.host.users = canMap(cfg.StateDir)
+	}
 	if err := d.adopt(); err != nil {
 		return nil, err
 	}
@@ -140,6 +148,9 @@ func (d *Driver) Purge(ctx context.Context) error {
 	errs = append(errs, d.groups.remove(d.cfg.CgroupParent), d.pins.Close())
 	for _, name := range ownMounts {
 		errs = append(errs, unmountAll(filepath.Join(d.cfg.RunDir, name)))
+	}
+	if d.cfg.UsersDir != "" {
+		errs = append(errs, d.hideRoot(d.cfg.UsersDir))
 	}
 	return errors.Join(errs...)
 }

@@ -23,6 +23,7 @@ type host struct {
 	swap     bool              // swap can be limited
 	unified  bool              // cgroup v2
 	profiles *profiles
+	users    error // why no Pod can have users of its own; nil: it can
 }
 
 func measure(groups *cgroups) (host, error) {

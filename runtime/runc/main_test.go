@@ -154,10 +154,14 @@ func testConfig(t testing.TB, dir string) Config {
 		KeeperDir: filepath.Join(world, "keeper"), CgroupParent: "/" + filepath.Base(world) + "/" + filepath.Base(dir),
 		Volumes: []string{filepath.Join(dir, "volumes")}, SeccompDir: filepath.Join(dir, "seccomp"),
 		Holder:      func() ([]byte, error) { return os.ReadFile(filepath.Join(world, "skeeper")) },
+		UsersDir:    filepath.Join(usersWorld(), filepath.Base(dir)),
 		CopyCommand: []string{"/proc/self/exe", copyVerb},
 		Logger:      slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 }
+
+// usersWorld is beside the world, which nobody else can walk through.
+func usersWorld() string { return world + "-users" }
 
 type testWriter struct{ t testing.TB }
 
@@ -264,6 +268,17 @@ func (s *scene) spec(id container.ID, words ...string) container.Spec {
 		ID: id, RootFS: s.root(id), Args: append([]string{"/prog"}, words...), Env: []string{"PATH=/"}, Cwd: "/",
 		Labels: map[string]string{"a": "label"},
 	}
+}
+
+func TestDriverPassesTheSuiteWithUsersOfItsOwn(t *testing.T) {
+	containertest.Suite(t, func(t *testing.T) containertest.Stage {
+		s := newScene(t)
+		s.serve()
+		if why := s.Features().Users; why != nil {
+			t.Fatalf("this machine has none: %v", why)
+		}
+		return containertest.Stage{Driver: s.Driver, RootFS: s.root, Program: "/prog", Users: true}
+	})
 }
 
 func TestDriverPassesTheSuite(t *testing.T) {

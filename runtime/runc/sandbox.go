@@ -40,6 +40,12 @@ func (d *Driver) Prepare(ctx context.Context, s container.Sandbox) error {
 
 func (d *Driver) prepare(s container.Sandbox) error {
 	spec := network.Spec{Name: s.Pod, Hostname: s.Hostname, Host: s.HostNetwork}
+	if s.Users {
+		var err error
+		if spec.Users, err = d.makeUsers(s.Pod); err != nil {
+			return err
+		}
+	}
 	if err := d.pins.Set(spec); err != nil {
 		return err
 	}
@@ -177,12 +183,13 @@ func (d *Driver) RemoveSandbox(ctx context.Context, pod string) error {
 		}
 	}
 	shm := filepath.Join(d.shared(pod), "shm")
-	err = errors.Join(d.removeHolder(pod), unmountAll(shm), d.pins.Remove(pod), d.groups.remove(d.podCgroup(pod)))
+	err = errors.Join(d.removeHolder(pod), unmountAll(shm), d.removeUsersDir(pod), d.pins.Remove(pod), d.groups.remove(d.podCgroup(pod)))
 	if err == nil {
 		err = errors.Join(os.RemoveAll(d.shared(pod)), os.RemoveAll(d.podDir(pod)), d.keeper.RemoveLease(pod))
 		d.mu.Lock()
 		delete(d.lapsed, pod)
 		d.mu.Unlock()
+		d.users.give(pod)
 	}
 	if err != nil {
 		return fmt.Errorf("remove the sandbox of %s: %w", pod, err)

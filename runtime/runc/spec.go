@@ -22,6 +22,7 @@ type frame struct {
 	Files      map[string]string // of the Pod, by path in the container: hosts, hostname, resolv.conf
 	Message    string            // the file on this machine for the container's last message; empty: none
 	User       specs.User        // looked up in the image
+	Users      uint32            // the first of the Pod's own users; 0: it has none
 	Caps       []string          // after policy
 	Seccomp    *specs.LinuxSeccomp
 	Devices    []specs.LinuxDevice       // of the machine, for the privileged
@@ -97,7 +98,7 @@ func makeNamespaces(c container.Spec, f frame) []specs.LinuxNamespace {
 		out = append(out, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: f.Namespaces["pid"]})
 	}
 	out = append(out, specs.LinuxNamespace{Type: specs.MountNamespace})
-	for _, kind := range []specs.LinuxNamespaceType{specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace} {
+	for _, kind := range []specs.LinuxNamespaceType{specs.UserNamespace, specs.NetworkNamespace, specs.IPCNamespace, specs.UTSNamespace} {
 		if at := f.Namespaces[string(kind)]; at != "" {
 			out = append(out, specs.LinuxNamespace{Type: kind, Path: at})
 		}
@@ -255,6 +256,9 @@ func checkNamespaces(s *specs.Spec, c container.Spec, places []string) error {
 			return fmt.Errorf("%s namespace of its own: %v, of the machine: %v", kind, ok, machine[kind])
 		}
 	}
+	if _, ok := have[specs.UserNamespace]; ok != c.Sandbox.Users {
+		return fmt.Errorf("users of its own: %v, wanted: %v", ok, c.Sandbox.Users)
+	}
 	if _, ok := have[specs.NetworkNamespace]; ok == c.Sandbox.HostNetwork {
 		return fmt.Errorf("network namespace: %v, host network: %v", ok, c.Sandbox.HostNetwork)
 	}
@@ -263,7 +267,7 @@ func checkNamespaces(s *specs.Spec, c container.Spec, places []string) error {
 	}
 	for kind, at := range have {
 		ours := slices.ContainsFunc(places, func(place string) bool { return strings.HasPrefix(at, place+"/") })
-		joined := kind == specs.PIDNamespace || kind == specs.NetworkNamespace || kind == specs.IPCNamespace || kind == specs.UTSNamespace
+		joined := kind == specs.UserNamespace || kind == specs.PIDNamespace || kind == specs.NetworkNamespace || kind == specs.IPCNamespace || kind == specs.UTSNamespace
 		if at != "" && (!joined || !ours || path.Clean(at) != at) {
 			return fmt.Errorf("%s namespace %s is not the Pod's", kind, at)
 		}

@@ -77,11 +77,21 @@ func (d *Driver) start(ctx context.Context, spec container.Spec) error {
 		return fmt.Errorf("make the output: %w", err)
 	}
 	defer streams.Close()
+	if base := d.usersOf(id.Pod); base > 0 {
+		// For root inside to hand on: programs open their own output anew.
+		for _, f := range streams {
+			if f != nil {
+				if err := f.Chown(int(base), int(base)); err != nil {
+					return err
+				}
+			}
+		}
+	}
 	d.cfg.step("output")
 	if err := os.MkdirAll(d.rootfs(id), 0o700); err != nil {
 		return err
 	}
-	if err := mountAll(spec.RootFS, d.rootfs(id)); err != nil {
+	if err := d.mountRoot(spec); err != nil {
 		return err
 	}
 	d.cfg.step("root")
@@ -118,6 +128,23 @@ func (d *Driver) start(ctx context.Context, spec container.Spec) error {
 	}
 	d.put(b)
 	return nil
+}
+
+// mountRoot mounts a container's root file system, for the users that its Pod has.
+func (d *Driver) mountRoot(spec container.Spec) error {
+	id := spec.ID
+	if !spec.Sandbox.Users {
+		return mountAll(spec.RootFS, d.rootfs(id))
+	}
+	users, err := os.Open(d.pins.Path(id.Pod, network.User))
+	if err != nil {
+		return err
+	}
+	defer users.Close()
+	if err := mountMapped(spec.RootFS, d.rootfs(id), filepath.Join(d.bundle(id), "layers"), users, d.usersOf(id.Pod)); err != nil {
+		return err
+	}
+	return d.showRoot(id)
 }
 
 func (d *Driver) awaitKeeper(ctx context.Context, id container.ID) error {
@@ -171,6 +198,10 @@ func (d *Driver) ociSpec(spec container.Spec) (*specs.Spec, error) {
 		delete(f.Namespaces, "ipc")
 		f.Shm = hostShm
 	}
+	if spec.Sandbox.Users {
+		f.Root, f.Users = d.shownRoot(id), d.usersOf(id.Pod)
+		f.Namespaces["user"] = d.pins.Path(id.Pod, network.User)
+	}
 	err := spec.Check()
 	if err != nil {
 		return nil, err
@@ -204,6 +235,9 @@ func (d *Driver) ociSpec(spec container.Spec) (*specs.Spec, error) {
 		}
 	}
 	oci := makeSpec(spec, f)
+	if f.Users > 0 {
+		mapVolumes(oci, spec, f.Users, d.volumesDir(id))
+	}
 	if err := checkSpec(oci, spec, d.host.caps, []string{filepath.Join(d.cfg.RunDir, "ns")}); err != nil {
 		return nil, fmt.Errorf("refused by policy: %w", err)
 	}

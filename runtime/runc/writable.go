@@ -32,7 +32,7 @@ func (d *Driver) makeVolumes(spec container.Spec) ([]container.Mount, error) {
 		if covered(at, spec.Mounts) {
 			continue
 		}
-		fd, err := makeInRoot(root, at)
+		fd, err := makeInRoot(root, at, d.usersOf(spec.ID.Pod))
 		if errors.Is(err, unix.ENOTDIR) {
 			continue // a file: the image does not mean it
 		}
@@ -95,8 +95,9 @@ func covered(at string, mounts []container.Mount) bool {
 func below(at, dir string) bool { return at == dir || strings.HasPrefix(at, dir+"/") }
 
 // makeInRoot opens a folder of a root as whoever has that root sees it, and makes
-// what is missing of it. Links, absolute ones too, lead nowhere but inside.
-func makeInRoot(root, at string) (int, error) {
+// what is missing of it, for the users that are given. Links, absolute ones too, lead
+// nowhere but inside.
+func makeInRoot(root, at string, users uint32) (int, error) {
 	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return -1, &fs.PathError{Op: "open", Path: root, Err: err}
@@ -116,7 +117,8 @@ func makeInRoot(root, at string) (int, error) {
 		prefix := strings.Join(parts[:i+1], "/")
 		next, err := unix.Openat2(dir, prefix, &how)
 		if errors.Is(err, unix.ENOENT) {
-			if err = unix.Mkdirat(in, part, 0o755); err == nil {
+			err = asUsers(users, func() error { return unix.Mkdirat(in, part, 0o755) })
+			if err == nil {
 				err = unix.Fchmodat(in, part, 0o755, 0) // the umask may have taken some of it; nobody else is here yet
 			}
 			if err != nil {

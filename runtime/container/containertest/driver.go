@@ -107,6 +107,9 @@ func (d *Driver) Changed() <-chan struct{} {
 	return d.changed
 }
 
+// Features are all that there are.
+func (d *Driver) Features() container.Features { return container.Features{} }
+
 // Prepare makes the sandbox of a Pod.
 func (d *Driver) Prepare(ctx context.Context, s container.Sandbox) error {
 	d.mu.Lock()

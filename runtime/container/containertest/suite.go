@@ -20,6 +20,7 @@ type Stage struct {
 	Driver  container.Driver
 	RootFS  func(id container.ID) []container.Mount // a root for each container
 	Program string                                  // path in the root of a program that understands [Words]
+	Users   bool                                    // every Pod has users of its own
 }
 
 // Suite tests what every Driver must do. open makes a Stage for one test and
@@ -74,13 +75,13 @@ func (p *play) must(err error) {
 	}
 }
 
-func sandbox(pod string) container.Sandbox {
-	return container.Sandbox{Pod: pod, Namespace: "default", Name: "name-of-" + pod, Hostname: "host-" + pod}
+func (p *play) sandbox(pod string) container.Sandbox {
+	return container.Sandbox{Pod: pod, Namespace: "default", Name: "name-of-" + pod, Hostname: "host-" + pod, Users: p.Users}
 }
 
 func (p *play) spec(id container.ID, words ...string) container.Spec {
 	return container.Spec{
-		ID: id, Sandbox: sandbox(id.Pod), RootFS: p.RootFS(id), Args: append([]string{p.Program}, words...),
+		ID: id, Sandbox: p.sandbox(id.Pod), RootFS: p.RootFS(id), Args: append([]string{p.Program}, words...),
 		Env: []string{"PATH=/"}, Cwd: "/", Labels: map[string]string{"words": fmt.Sprint(words)},
 	}
 }
@@ -89,7 +90,7 @@ func (p *play) spec(id container.ID, words ...string) container.Spec {
 func (p *play) start(pod, name string, words ...string) container.ID {
 	p.t.Helper()
 	id := container.ID{Pod: pod, Name: name}
-	p.must(p.Driver.Prepare(p.ctx, sandbox(pod)))
+	p.must(p.Driver.Prepare(p.ctx, p.sandbox(pod)))
 	p.must(p.Driver.Start(p.ctx, p.spec(id, words...)))
 	return id
 }
@@ -207,7 +208,7 @@ func testCannotStart(p *play) {
 	ctx, cancel := context.WithCancel(p.ctx)
 	cancel()
 	id := container.ID{Pod: "pod", Name: "c"}
-	p.must(p.Driver.Prepare(p.ctx, sandbox("pod")))
+	p.must(p.Driver.Prepare(p.ctx, p.sandbox("pod")))
 	_ = p.Driver.Start(ctx, p.spec(id, "exit", "0")) // either way: it is whole or it is not there
 	p.must(p.Driver.Start(p.ctx, p.spec(id, "exit", "4")))
 	if s := p.exited(id); s.ExitCode != 4 && s.ExitCode != 0 {
@@ -221,7 +222,7 @@ func testCannotStart(p *play) {
 func testParallel(p *play) {
 	var wait sync.WaitGroup
 	for pod := range 3 {
-		p.must(p.Driver.Prepare(p.ctx, sandbox(fmt.Sprintf("pod%d", pod))))
+		p.must(p.Driver.Prepare(p.ctx, p.sandbox(fmt.Sprintf("pod%d", pod))))
 		for n := range 3 {
 			id := container.ID{Pod: fmt.Sprintf("pod%d", pod), Name: fmt.Sprintf("c%d", n)}
 			for range 2 { // two callers want the same
@@ -278,7 +279,7 @@ func testStopSignal(p *play) {
 		id := container.ID{Pod: "pod", Name: strings.ToLower(signal)}
 		spec := p.spec(id, "heed", signal)
 		spec.StopSignal = signal
-		p.must(p.Driver.Prepare(p.ctx, sandbox(id.Pod)))
+		p.must(p.Driver.Prepare(p.ctx, p.sandbox(id.Pod)))
 		p.must(p.Driver.Start(p.ctx, spec))
 		p.heard(id, 1)
 		p.must(p.Driver.Stop(p.ctx, id, time.Hour))
@@ -293,7 +294,7 @@ func testMessage(p *play) {
 		id := container.ID{Pod: "pod", Name: fmt.Sprintf("c%d", len(words))}
 		spec := p.spec(id, strings.Fields(words)...)
 		spec.MessagePath = "/dev/termination-log"
-		p.must(p.Driver.Prepare(p.ctx, sandbox(id.Pod)))
+		p.must(p.Driver.Prepare(p.ctx, p.sandbox(id.Pod)))
 		p.must(p.Driver.Start(p.ctx, spec))
 		if s := p.exited(id); s.Message != want || s.Stale {
 			p.t.Errorf("%s: %+v, want the message %q", words, s, want)
@@ -331,7 +332,7 @@ func testRemoveSandbox(p *play) {
 	}
 	pods, err := p.Driver.Sandboxes(p.ctx)
 	p.must(err)
-	if diff := cmp.Diff([]container.Sandbox{sandbox("b")}, pods); diff != "" {
+	if diff := cmp.Diff([]container.Sandbox{p.sandbox("b")}, pods); diff != "" {
 		p.t.Errorf("sandboxes (-want +got):\n%s", diff)
 	}
 	// A Pod of the same name may come again.

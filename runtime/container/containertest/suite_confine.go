@@ -11,7 +11,7 @@ import (
 
 // testNoProfile asks for a seccomp profile that the machine does not have.
 func testNoProfile(p *play) {
-	p.must(p.Driver.Prepare(p.ctx, sandbox("pod")))
+	p.must(p.Driver.Prepare(p.ctx, p.sandbox("pod")))
 	spec := p.spec(container.ID{Pod: "pod", Name: "a"}, "sleep")
 	spec.Security.SeccompProfile = "missing.json"
 	if err := p.Driver.Start(p.ctx, spec); !errors.Is(err, container.ErrNoProfile) {
@@ -24,7 +24,7 @@ func testNoProfile(p *play) {
 
 // testNotAllowed asks for what a namespace has to allow.
 func testNotAllowed(p *play) {
-	p.must(p.Driver.Prepare(p.ctx, sandbox("pod")))
+	p.must(p.Driver.Prepare(p.ctx, p.sandbox("pod")))
 	for name, tt := range map[string]struct {
 		security container.Security
 		refused  bool
@@ -67,8 +67,8 @@ func testVolumes(p *play) {
 
 // testSharePIDs restarts one of two containers that share processes.
 func testSharePIDs(p *play) {
-	box := sandbox("pod")
-	box.SharePIDs = true
+	box := p.sandbox("pod")
+	box.SharePIDs, box.Users = true, false // one of them, not both
 	p.must(p.Driver.Prepare(p.ctx, box))
 	stays, ends := container.ID{Pod: "pod", Name: "stays"}, container.ID{Pod: "pod", Name: "ends"}
 	p.must(p.Driver.Start(p.ctx, p.spec(stays, "sleep")))
@@ -93,8 +93,8 @@ func testSharePIDs(p *play) {
 }
 
 func testHostPIDs(p *play) {
-	box := sandbox("pod")
-	box.HostPIDs, box.HostIPC = true, true
+	box := p.sandbox("pod")
+	box.HostPIDs, box.HostIPC, box.Users = true, true, false
 	p.must(p.Driver.Prepare(p.ctx, box))
 	spec := p.spec(container.ID{Pod: "pod", Name: "c"}, "sleep")
 	if err := p.Driver.Start(p.ctx, spec); !errors.Is(err, container.ErrNotAllowed) {

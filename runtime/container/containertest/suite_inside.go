@@ -43,7 +43,7 @@ func (h *heard) String() string {
 func (p *play) startSpec(pod string, change func(*container.Spec), words ...string) container.ID {
 	p.t.Helper()
 	id := container.ID{Pod: pod, Name: "c"}
-	p.must(p.Driver.Prepare(p.ctx, sandbox(pod)))
+	p.must(p.Driver.Prepare(p.ctx, p.sandbox(pod)))
 	spec := p.spec(id, words...)
 	change(&spec)
 	p.must(p.Driver.Start(p.ctx, spec))
