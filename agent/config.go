@@ -13,6 +13,7 @@ import (
 
 	"github.com/skein-dev/skein/agent/node"
 	"github.com/skein-dev/skein/agent/object"
+	"github.com/skein-dev/skein/runtime/runc"
 )
 
 // DefaultPort is where agents listen, TCP and UDP.
@@ -25,6 +26,7 @@ type Config struct {
 	RunDir    string // what does not: namespaces, runc's own state
 	Socket    string // of root on this machine; empty: none
 	KeeperDir string // where the keeper and its agents meet
+	UsersDir  string // where Pods with users of their own find their roots; anybody can walk to it
 	Listen    netip.AddrPort
 	Advertise netip.AddrPort // how others reach this machine; zero: found out
 	Name      string
@@ -82,6 +84,9 @@ func (c *Config) check() error {
 	}
 	if c.KeeperDir == "" {
 		c.KeeperDir = filepath.Join(c.DataDir, "keeper")
+	}
+	if c.UsersDir == "" {
+		c.UsersDir = runc.UsersDir(c.DataDir)
 	}
 	if !c.Listen.IsValid() {
 		c.Listen = netip.AddrPortFrom(netip.IPv4Unspecified(), DefaultPort)

@@ -179,6 +179,7 @@ func openRunc(cfg Config, log *slog.Logger) (Driver, error) {
 		CgroupParent: cfg.CgroupParent,
 		Volumes:      volumeDirs(cfg),
 		SeccompDir:   cfg.SeccompDir,
+		UsersDir:     cfg.UsersDir,
 		Holder:       cfg.Holder,
 		CopyCommand:  cfg.CopyArgs,
 		Logger:       log,

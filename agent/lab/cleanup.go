@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/skein-dev/skein/runtime/runc"
 )
 
 // A Place is where one agent of this machine has left its traces.
@@ -47,7 +49,7 @@ func Clean(ctx context.Context, place Place, out io.Writer) error {
 		return fmt.Errorf("end the containers: %w", err)
 	}
 	say("containers ended")
-	if err := unmountBelow(data); err != nil {
+	if err := errors.Join(clearUsers(data), unmountBelow(data)); err != nil {
 		return err
 	}
 	if err := os.Remove(place.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -58,6 +60,20 @@ func Clean(ctx context.Context, place Place, out io.Writer) error {
 		return err
 	}
 	say("%s removed", data)
+	return nil
+}
+
+// clearUsers takes away where Pods of an agent with that data directory, that had
+// users of their own, found their roots.
+func clearUsers(data string) error {
+	dir := runc.UsersDir(data)
+	if err := unmountBelow(dir); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	_ = os.Remove(filepath.Dir(dir)) // others may be in it
 	return nil
 }
 

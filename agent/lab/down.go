@@ -63,6 +63,15 @@ func (l *Lab) endNodes(ctx context.Context) error {
 			_ = os.Remove(dir) // other labs may be in it
 		}
 	}
+	datas, err := filepath.Glob(filepath.Join(l.dir, "*", filepath.Base(l.dataDir(&node{Name: "n"}))))
+	if err != nil {
+		return err
+	}
+	for _, data := range datas {
+		if err := clearUsers(data); err != nil {
+			return err
+		}
+	}
 	if err := unmountBelow(l.dir); err != nil {
 		return err
 	}

@@ -170,7 +170,7 @@ func (l *Lab) clear(ctx context.Context, n *node) error {
 	if err := l.clearCgroup(ctx, l.cgroup(n)); err != nil {
 		return err
 	}
-	if err := unmountBelow(l.nodeDir(n)); err != nil {
+	if err := errors.Join(clearUsers(l.dataDir(n)), unmountBelow(l.nodeDir(n))); err != nil {
 		return err
 	}
 	return os.RemoveAll(filepath.Join(l.dataDir(n), "run"))

@@ -104,7 +104,7 @@ func podFacts(row *state.Row, shape func(owner string) *place.Shape) (*pod, erro
 
 // shapeOf tells what a Pod asks of its node.
 func shapeOf(spec *corev1.PodSpec) *place.Shape {
-	s := &place.Shape{Selector: spec.NodeSelector}
+	s := &place.Shape{Selector: spec.NodeSelector, Users: object.OwnUsers(spec)}
 	needs := object.Requests(spec)
 	s.CPU, s.Memory, s.Disk = needs.CPU, needs.Memory, needs.Disk
 	for i := range spec.InitContainers {
@@ -177,7 +177,7 @@ func (n *node) lost() bool {
 func (n *node) offersAs(o *node) bool {
 	a, b := &n.place, &o.place
 	return a.Zone == b.Zone && a.CPU == b.CPU && a.Memory == b.Memory && a.Disk == b.Disk && a.Pods == b.Pods &&
-		a.Ready == b.Ready && a.Cordoned == b.Cordoned && maps.Equal(a.Labels, b.Labels) && slices.Equal(a.Images, b.Images)
+		a.Ready == b.Ready && a.Cordoned == b.Cordoned && a.Users == b.Users && maps.Equal(a.Labels, b.Labels) && slices.Equal(a.Images, b.Images)
 }
 
 // standsAs tells whether both are judged, and vote, alike.
@@ -206,6 +206,9 @@ func nodeFacts(row *state.Row) (*node, error) {
 			Name: n.Name, Zone: n.Labels[object.LabelZone], Labels: n.Labels, Cordoned: n.Spec.Unschedulable,
 			CPU: have.Cpu().MilliValue(), Memory: have.Memory().Value(), Disk: have.StorageEphemeral().Value(), Pods: have.Pods().Value(),
 		},
+	}
+	for _, h := range n.Status.RuntimeHandlers {
+		out.place.Users = out.place.Users || h.Features != nil && h.Features.UserNamespaces != nil && *h.Features.UserNamespaces
 	}
 	for _, image := range n.Status.Images {
 		out.place.Images = append(out.place.Images, image.Names...)

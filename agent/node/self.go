@@ -86,7 +86,11 @@ func nodeStatus(cfg Config, images []corev1.ContainerImage, pressure map[string]
 		have[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(disk, resource.BinarySI)
 		free[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(disk/100*forPods, resource.BinarySI)
 	}
+	users := cfg.Driver.Features().Users == nil
 	status := &corev1.NodeStatus{
+		// Kubernetes has it of each handler; here is one.
+		RuntimeHandlers: []corev1.NodeRuntimeHandler{{Features: &corev1.NodeRuntimeHandlerFeatures{UserNamespaces: &users}}},
+
 		Capacity:    have,
 		Allocatable: free,
 		NodeInfo:    cfg.Machine.Info,

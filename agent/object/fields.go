@@ -74,7 +74,7 @@ var podRules = append([]rule{
 	only("automountServiceAccountToken", []string{"false"}, hintNoAPI),
 	only("enableServiceLinks", []string{"false"}, "Services come later, and are found by name"),
 	takes("hostPID", "hostIPC", "shareProcessNamespace"),
-	only("hostUsers", []string{"true"}, "user namespaces come later; set runAsUser"),
+	takes("hostUsers"),
 	takes("imagePullSecrets.name"),
 	later(hintSpread, "affinity", "topologySpreadConstraints"),
 	later("nodes have no taints yet, so it would do nothing: remove it", "tolerations"),

@@ -43,6 +43,7 @@ func (p *problems) pod(s *corev1.PodSpec, path string) {
 	if s.HostPID && s.ShareProcessNamespace != nil && *s.ShareProcessNamespace {
 		p.hint(path+".shareProcessNamespace", "hostPID shares the node's processes, those of the Pod among them", "cannot be true together with hostPID")
 	}
+	p.ownUsers(s, path)
 	if s.SecurityContext != nil {
 		p.podSecurity(s.SecurityContext, path+".securityContext")
 		p.sysctls(s, path+".securityContext.sysctls")

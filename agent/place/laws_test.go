@@ -24,6 +24,7 @@ func scene(t *rapid.T) (nodes []Node, running, waiting []Pod) {
 			Pods:     rapid.Int64Range(0, 6).Draw(t, "pods"),
 			Ready:    rapid.IntRange(0, 4).Draw(t, "ready") > 0,
 			Cordoned: rapid.IntRange(0, 4).Draw(t, "cordoned") == 0,
+			Users:    rapid.Bool().Draw(t, "users"),
 			Load:     rapid.Float64Range(0, 1).Draw(t, "load"),
 			Images:   rapid.SampledFrom([][]string{nil, {"x"}, {"x", "y"}}).Draw(t, "images"),
 		})
@@ -32,6 +33,7 @@ func scene(t *rapid.T) (nodes []Node, running, waiting []Pod) {
 		s := &Shape{
 			CPU:      rapid.Int64Range(0, 4).Draw(t, "cpu") * 250,
 			Memory:   rapid.Int64Range(0, 4).Draw(t, "memory") * gi / 2,
+			Users:    rapid.IntRange(0, 4).Draw(t, "own users") == 0,
 			Disk:     max(rapid.Int64Range(-6, 4).Draw(t, "disk"), 0) * gi,
 			Selector: labels.Draw(t, "selector"),
 			Images:   rapid.SampledFrom([][]string{nil, {"x"}, {"y"}, {"z"}}).Draw(t, "images"),
@@ -97,7 +99,7 @@ func TestNoNodeIsGivenMoreThanItHas(t *testing.T) {
 				}
 				given = true
 				tally(p)
-				if !n.Ready || n.Cordoned || len(p.Shape.Selector) > 0 && n.Labels["disk"] != p.Shape.Selector["disk"] {
+				if !n.Ready || n.Cordoned || p.Shape.Users && !n.Users || len(p.Shape.Selector) > 0 && n.Labels["disk"] != p.Shape.Selector["disk"] {
 					t.Fatalf("%s went to %s, which does not suit it", p.Key, n.Name)
 				}
 				if cpu > n.CPU && p.Shape.CPU > 0 || memory > n.Memory && p.Shape.Memory > 0 || disk > n.Disk && p.Shape.Disk > 0 {

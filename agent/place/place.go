@@ -151,6 +151,7 @@ func (s *Shape) key() string {
 	b = strconv.AppendInt(b, s.Disk, 36)
 	b = append(b, ' ')
 	b = append(b, s.Pin...)
+	b = strconv.AppendBool(append(b, ' '), s.Users)
 	for _, name := range sortedKeys(s.Selector) {
 		b = append(b, 0, 's')
 		b = append(b, name...)

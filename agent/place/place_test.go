@@ -158,6 +158,11 @@ func TestChooseRefuses(t *testing.T) {
 			shape: Shape{CPU: 5000, Memory: 80 * gi},
 			want:  "0/1 nodes fit: 1 too little memory (needs 80Gi, most free 8Gi on n1); a request of 4 cpu and 8Gi memory would fit on n1",
 		},
+		"users of its own": {
+			nodes: []Node{machine("n1"), machine("n2", cordoned, func(n *Node) { n.Users = true })},
+			shape: Shape{CPU: 100, Users: true},
+			want:  "0/2 nodes fit: 1 cordoned, 1 without user namespaces; uncordon n2 to make it fit",
+		},
 		"too little disk": {
 			nodes:   []Node{machine("n1", func(n *Node) { n.Disk = 10 * gi }), machine("n2")},
 			running: []Pod{{Key: "a/1", Shape: &Shape{Disk: 4 * gi}, Node: "n1"}},

@@ -18,6 +18,7 @@ const (
 	Flapping // the node comes and goes
 	Pinned   // the Pod must be on another node
 	Selector // the node lacks labels
+	Users    // the node has no users for Pods
 	Ports    // the node's ports are taken
 	PodCount // the node has its number of Pods
 	CPU
@@ -67,7 +68,7 @@ func (r *Refusal) String() string {
 
 func (f Filter) String() string {
 	return [...]string{
-		"not ready", "cordoned", "coming and going", "not the node it is pinned to", "without its labels",
+		"not ready", "cordoned", "coming and going", "not the node it is pinned to", "without its labels", "without user namespaces",
 		"with its ports taken", "full of Pods", "too little cpu", "too little memory", "too little disk",
 	}[f]
 }
@@ -97,6 +98,9 @@ func (n *node) suits(s *Shape) filterSet {
 	}
 	if s.Pin != "" && s.Pin != n.Name {
 		failed |= 1 << Pinned
+	}
+	if s.Users && !n.Users {
+		failed |= 1 << Users
 	}
 	for k, want := range s.Selector {
 		if have, ok := n.Labels[k]; !ok || have != want {

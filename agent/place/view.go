@@ -13,6 +13,7 @@ type Node struct {
 
 	Ready    bool
 	Cordoned bool
+	Users    bool     // it has users for Pods that want their own
 	Flapping bool     // it comes and goes too often
 	Load     float64  // how busy it is now, 0 to 1; 0 where unknown
 	Images   []string // what it holds, named as a Shape names them
@@ -32,6 +33,7 @@ type Shape struct {
 	Disk   int64 // bytes
 	// Selector holds the labels that the node must have.
 	Selector map[string]string
+	Users    bool   // it wants users of its own
 	Pin      string // the only node that will do; empty: any
 	Ports    []Port
 	Images   []string

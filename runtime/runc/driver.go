@@ -151,6 +151,7 @@ func (d *Driver) Purge(ctx context.Context) error {
 	}
 	if d.cfg.UsersDir != "" {
 		errs = append(errs, d.hideRoot(d.cfg.UsersDir))
+		_ = os.Remove(filepath.Dir(d.cfg.UsersDir)) // unless others are there
 	}
 	return errors.Join(errs...)
 }

@@ -1,6 +1,8 @@
 package runc
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -139,6 +141,13 @@ func (d *Driver) makeUsers(pod string) (uint32, error) {
 
 func (d *Driver) usersDir(pod string) string { return filepath.Join(d.cfg.UsersDir, pod) }
 
+// UsersDir is where an agent with that data directory has Config.UsersDir: anybody
+// can walk there, and of several agents of a machine each has its own.
+func UsersDir(data string) string {
+	sum := sha256.Sum256([]byte(data))
+	return filepath.Join("/run/skein-users", hex.EncodeToString(sum[:6]))
+}
+
 // openUsersDir makes the folder for roots of Pods with users of their own, and clears
 // it of Pods that are gone.
 func (d *Driver) openUsersDir(pods []string) error {
@@ -146,11 +155,14 @@ func (d *Driver) openUsersDir(pods []string) error {
 	if dir == "" {
 		return nil
 	}
-	if err := os.MkdirAll(dir, 0o711); err != nil { //nolint:gosec // to be walked through
-		return err
-	}
-	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // the same
-		return err
+	for _, at := range []string{filepath.Dir(dir), dir} {
+		err := os.Mkdir(at, 0o711) //nolint:gosec // to be walked through
+		if err == nil {
+			err = os.Chmod(at, 0o711) //nolint:gosec // whatever the umask is
+		}
+		if err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
 	}
 	if err := network.MountPrivate(dir); err != nil {
 		return err

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/skein-dev/skein/runtime/container"
 	"github.com/skein-dev/skein/runtime/network"
 	"github.com/skein-dev/skein/runtime/volume"
@@ -75,6 +77,26 @@ func owner(t *testing.T, path string) uint32 {
 	return st.Uid
 }
 
+// hasUsers tells whether this kernel is one that maps all that a Pod sees, from Linux
+// 6.3 on. The driver must say the same, and give no such Pod a sandbox on another.
+func hasUsers(t testing.TB) bool {
+	t.Helper()
+	s := newScene(t)
+	var uts unix.Utsname
+	var major, minor int
+	s.must(unix.Uname(&uts))
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(uts.Release[:]), "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	want := major > 6 || major == 6 && minor >= 3
+	why := s.Features().Users
+	err := s.Prepare(t.Context(), container.Sandbox{Pod: "pod", Users: true})
+	if (why == nil) != want || (err == nil) != want {
+		t.Fatalf("Linux %d.%d: %v, %v", major, minor, why, err)
+	}
+	return want
+}
+
 // usersScene has a Pod with users of its own.
 func usersScene(t testing.TB) *scene {
 	s := newScene(t)
@@ -94,6 +116,9 @@ func (s *scene) volume(name string) container.Mount {
 // What root and others inside make is theirs by the numbers on the disk, and their
 // processes are nobody's on the machine.
 func TestRootInsideIsNobodyOutside(t *testing.T) {
+	if !hasUsers(t) {
+		return
+	}
 	s := usersScene(t)
 	base := s.usersOf("pod")
 	for i, tt := range []struct {
@@ -133,6 +158,9 @@ func TestRootInsideIsNobodyOutside(t *testing.T) {
 
 // All powers inside are none outside.
 func TestPowersEndAtTheNamespaceOfUsers(t *testing.T) {
+	if !hasUsers(t) {
+		return
+	}
 	s := usersScene(t)
 	dir := filepath.Join(s.dir, "volumes", "pod", volume.HostDir)
 	s.must(os.MkdirAll(dir, 0o700))
@@ -160,6 +188,9 @@ func TestPowersEndAtTheNamespaceOfUsers(t *testing.T) {
 // Two Pods share no user, a driver that comes later knows whose are whose, and what
 // was made for them goes with them.
 func TestUsersOutliveTheDriver(t *testing.T) {
+	if !hasUsers(t) {
+		return
+	}
 	s := usersScene(t)
 	s.must(s.Prepare(t.Context(), container.Sandbox{Pod: "other", Users: true}))
 	one, two := s.usersOf("pod"), s.usersOf("other")

@@ -15,6 +15,8 @@ import (
 	refs "github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/skein-dev/skein/runtime/runc"
 )
 
 // programs are images of Debian's packages, as "make images" leaves them, with
@@ -165,11 +167,39 @@ func upload(t *testing.T, at, image string) string {
 // Programs as Debian has them run from a real registry, unmodified, as their usual
 // users, and keep their data in a volume.
 func TestRealPrograms(t *testing.T) {
+	runPrograms(t, raise(t, 3), func(manifest string) string { return manifest })
+}
+
+// And so they do where their root is nobody on the machine.
+func TestRealProgramsWithUsersOfTheirOwn(t *testing.T) {
+	l := raise(t, 1)
+	runPrograms(t, l, func(manifest string) string {
+		return strings.Replace(manifest, "spec:\n", "spec:\n  hostUsers: false\n", 1)
+	})
+	// Root of nginx is not that of the machine.
+	said := l.skein("exec", "nginx", "--", "cat", "/proc/self/uid_map")
+	if f := strings.Fields(said); len(f) != 3 || f[0] != "0" || f[1] == "0" || f[2] != "65536" {
+		t.Errorf("its users are %q", said)
+	}
+	if got := l.copyIn("nginx", "/var/www/html/new", 10); got.code != 0 {
+		t.Errorf("cp: %s", got.err)
+	}
+	if said := l.skein("exec", "nginx", "--", "ls", "-n", "/var/www/html/new"); len(strings.Fields(said)) < 4 || strings.Fields(said)[2] != "0" {
+		t.Errorf("what was copied in belongs to %q", said)
+	}
+	l.skein("delete", "pods", "nginx", "apache", "redis", "postgres", "python")
+	users, err := filepath.Glob(filepath.Join(runc.UsersDir(filepath.Join(l.dir, "n1", "data")), "*"))
+	if err != nil || len(users) > 0 {
+		t.Errorf("left of the Pods: %v, %v", users, err)
+	}
+}
+
+func runPrograms(t *testing.T, l *lab, change func(manifest string) string) {
+	t.Helper()
 	at := debianRegistry(t)
-	l := raise(t, 3)
 	for _, p := range programs {
 		image := upload(t, at, p.image)
-		l.apply(strings.ReplaceAll(p.manifest, "$IMAGE", image), "--timeout", "3m")
+		l.apply(strings.ReplaceAll(change(p.manifest), "$IMAGE", image), "--timeout", "3m")
 		pod := strings.Split(p.image, ":")[0]
 		if got := l.skein(append([]string{"exec", pod, "--"}, p.ask...)...); !strings.Contains(got, p.want) {
 			t.Errorf("%s: %v printed %q, want %q in it", pod, p.ask, got, p.want)
