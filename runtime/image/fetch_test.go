@@ -16,6 +16,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -446,3 +448,47 @@ func TestABlobIsServedAsItIs(t *testing.T) {
 		t.Errorf("a manifest that begins with %q", data[:1])
 	}
 }
+
+// The disk fills while a layer comes, by somebody else's doing. Who pulls is told so,
+// nothing half is believed, and with room again it goes on where it ended.
+func TestADiskThatFillsInTheMiddleOfALayer(t *testing.T) {
+	from, desc := source(t, hello(t), random(t, "data", 4<<20))
+	at := t.TempDir()
+	must(t, unix.Mount("small", at, "tmpfs", 0, "size=24m"))
+	t.Cleanup(func() { _ = unix.Unmount(at, unix.MNT_DETACH) })
+	s := open(t, filepath.Join(at, "store"), func(o *Options) { o.Limits.KeepFree = 1 << 20 })
+	t.Cleanup(func() { _ = s.Close() })
+	fill := filepath.Join(at, "others")
+	from.ail = func(digest string, _ int64, r io.Reader) io.Reader {
+		tree, err := from.store.known(t.Context(), desc.Digest)
+		must(t, err)
+		if digest != tree.layers()[1].Digest.String() {
+			return r
+		}
+		return io.MultiReader(io.LimitReader(r, 1<<20), readerFunc(func([]byte) (int, error) {
+			_ = os.WriteFile(fill, make([]byte, 23<<20), 0o600) // as much as there is
+			return 0, io.EOF
+		}), r)
+	}
+	s.again = time.Millisecond
+	err := s.Fetch(t.Context(), "web:1", desc, from, nil)
+	var full *SpaceError
+	if !errors.Is(err, unix.ENOSPC) && !errors.As(err, &full) {
+		t.Fatalf("fetch: %v", err)
+	}
+	if s.Has(t.Context(), desc.Digest) {
+		t.Error("the image counts as whole")
+	}
+	must(t, os.Remove(fill))
+	from.ail, from.asked = nil, nil
+	must(t, s.Fetch(t.Context(), "web:1", desc, from, nil))
+	root := treeOf(t, mounted(t, s, "root", desc.Digest))
+	if len(root["data"]) != 4<<20 || root["bin/demo"] != "a program" {
+		t.Errorf("the root has %d bytes of data", len(root["data"]))
+	}
+	must(t, s.Release(t.Context(), "root"))
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }

@@ -17,6 +17,7 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -83,6 +84,12 @@ func (s *Store) unpackLayer(ctx context.Context, job layerJob) (size int64, err 
 	}
 	key := unpackPrefix + job.chain
 	mounts, err := s.snapshots.Prepare(ctx, key, job.parent)
+	if errdefs.IsAlreadyExists(err) {
+		// Left of one that failed, when the disk was too full to note that it is gone.
+		if err = s.discard(ctx, key); err == nil {
+			mounts, err = s.snapshots.Prepare(ctx, key, job.parent)
+		}
+	}
 	if err != nil {
 		return 0, fmt.Errorf("prepare a snapshot: %w", err)
 	}
