@@ -178,3 +178,15 @@ func killedAfter(t *testing.T, from *Store, dir, digest string, bytes int64, aft
 		return false
 	}
 }
+
+// Killed between making a snapshot's folder and writing its record.
+func TestAFolderWithoutARecordIsInNobodysWay(t *testing.T) {
+	dir := t.TempDir()
+	must(t, open(t, dir).Close())
+	must(t, os.MkdirAll(filepath.Join(dir, "snapshots/snapshots/1/fs"), 0o700))
+	s := open(t, dir)
+	archive, d := simple(t, "web:1", hello(t))
+	load(t, s, archive)
+	_, err := s.Mounts(t.Context(), "root", d)
+	must(t, err)
+}

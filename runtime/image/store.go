@@ -29,6 +29,7 @@ import (
 	"github.com/containerd/containerd/v2/plugins/content/local"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
 	"github.com/containerd/containerd/v2/plugins/snapshots/overlay/overlayutils"
+	"github.com/containerd/errdefs"
 	"github.com/containerd/log"
 	bolt "go.etcd.io/bbolt"
 )
@@ -185,10 +186,30 @@ func (s *Store) recover(ctx context.Context) error {
 			return err
 		}
 	}
-	if len(held)+len(broken) == 0 {
+	if len(held)+len(broken) > 0 {
+		if _, err := s.db.GarbageCollect(ctx); err != nil {
+			return err
+		}
+	}
+	return s.clearFolders(ctx)
+}
+
+// clearFolders takes away folders of snapshots whose record was never written: each
+// would be in the way of the next one, which gets the same number.
+func (s *Store) clearFolders(ctx context.Context) error {
+	c, ok := s.backend.(snapshots.Cleaner)
+	if !ok {
 		return nil
 	}
-	_, err = s.db.GarbageCollect(ctx)
+	err := c.Cleanup(ctx)
+	if !errdefs.IsNotFound(err) {
+		return err
+	}
+	// There is no record at all, nor a place for them yet.
+	all, err := filepath.Glob(filepath.Join(s.opt.Dir, "snapshots", "snapshots", "*"))
+	for _, dir := range all {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
 	return err
 }
 

@@ -197,7 +197,7 @@ func TestALayerAndItsBlobAreDamaged(t *testing.T) {
 func TestOnlyAMachineThatWentDownIsInDoubt(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir)
-	must(t, s.bolt.Close()) // killed
+	must(t, errors.Join(s.backend.Close(), s.bolt.Close())) // killed
 	if s = open(t, dir); s.doubts != nil {
 		t.Error("in doubt after a kill")
 	}
@@ -205,7 +205,7 @@ func TestOnlyAMachineThatWentDownIsInDoubt(t *testing.T) {
 	if s = open(t, dir, func(o *Options) { o.Run = "another" }); s.doubts != nil {
 		t.Error("in doubt though it was closed before the machine went down")
 	}
-	must(t, s.bolt.Close())
+	must(t, errors.Join(s.backend.Close(), s.bolt.Close()))
 	s = open(t, dir, func(o *Options) { o.Run = "a third" })
 	if s.doubts == nil {
 		t.Fatal("not in doubt")
