@@ -91,7 +91,7 @@ func (a *sitting) types(text string) {
 // A container's terminal outlives the agent and the program of the keeper.
 func TestATerminalOutlivesAgentAndKeeper(t *testing.T) {
 	s := newScene(t)
-	s.serve()
+	stop := s.serve()
 	spec := s.one("size", "1", ";", "lines", ";", "exit", "5")
 	spec.TTY, spec.Stdin = true, true
 	id := s.start(spec)
@@ -106,7 +106,8 @@ func TestATerminalOutlivesAgentAndKeeper(t *testing.T) {
 		t.Errorf("left with %v", err)
 	}
 
-	s.open() // another agent
+	stop() // else both would wait for its end, and one take the word of it away
+	s.open()
 	s.serve()
 	second := s.attach(t, id)
 	second.types("two\n")

@@ -191,7 +191,9 @@ func TestUsersOutliveTheDriver(t *testing.T) {
 	if !hasUsers(t) {
 		return
 	}
-	s := usersScene(t)
+	s := newScene(t)
+	stop := s.serve()
+	s.must(s.Prepare(t.Context(), container.Sandbox{Pod: "pod", Users: true}))
 	s.must(s.Prepare(t.Context(), container.Sandbox{Pod: "other", Users: true}))
 	one, two := s.usersOf("pod"), s.usersOf("other")
 	if one == two || one == 0 || two == 0 {
@@ -199,7 +201,9 @@ func TestUsersOutliveTheDriver(t *testing.T) {
 	}
 	running := s.spec(container.ID{Pod: "other", Name: "c"}, "sleep")
 	s.must(s.Start(t.Context(), running))
+	stop()
 	s.open()
+	s.serve()
 	if s.usersOf("pod") != one || s.usersOf("other") != two {
 		t.Errorf("%d and %d, before %d and %d", s.usersOf("pod"), s.usersOf("other"), one, two)
 	}
