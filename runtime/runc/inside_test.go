@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -280,6 +281,24 @@ func TestUsageIsRead(t *testing.T) {
 	if list, err := s.Usage(t.Context()); err != nil || len(list) != 0 {
 		t.Errorf("of an exited one: %+v, %v", list, err)
 	}
+}
+
+// Ten thousand children are tried; those that its limit leaves are had, others of the
+// machine notice nothing, and all of them go with the container.
+func TestWhoForksWithoutEnd(t *testing.T) {
+	s := newScene(t)
+	s.serve()
+	spec := s.one("fork", "10000", ";", "sleep")
+	spec.Resources.PIDs = 100
+	bomb := s.start(spec)
+	said := s.heard(bomb, "forked ")
+	if n, err := strconv.Atoi(strings.TrimPrefix(said, "forked ")); err != nil || n < 10 || n >= 100 {
+		t.Errorf("it %s, of 100 that it may have", said)
+	}
+	if got := s.says(s.one("say", "hello")); got != "hello" {
+		t.Errorf("another container says %q", got)
+	}
+	s.must(s.Remove(t.Context(), bomb)) // what is left of it fails the end of the test
 }
 
 func TestHowNamesAreLookedUp(t *testing.T) {

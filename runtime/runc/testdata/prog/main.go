@@ -118,6 +118,20 @@ func do(word string, args []string) {
 			return
 		}
 		fmt.Println("sent", number)
+	case "fork": // so many children, as far as they can be had
+		n, err := strconv.Atoi(arg)
+		check(err)
+		forked := 0
+		for range n {
+			pid, _, e := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+			for pid == 0 && e == 0 { // it waits for ever
+				_, _, _ = syscall.RawSyscall6(syscall.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
+			}
+			if e == 0 {
+				forked++
+			}
+		}
+		fmt.Println("forked", forked)
 	case "burn": // CPU, so many million rounds
 		x := uint64(1)
 		for range number * 1_000_000 {
