@@ -31,7 +31,7 @@ func (d *Driver) adopt() error {
 		return err
 	}
 	pods := slices.Collect(maps.Keys(disk))
-	if err := errors.Join(d.adoptUsers(pods), d.openUsersDir(pods)); err != nil {
+	if err := errors.Join(d.adoptUsers(pods), d.sweepUsers(pods)); err != nil {
 		return err
 	}
 	known := map[string]bool{}

@@ -99,7 +99,7 @@ func (d *Driver) clear(id container.ID) error {
 	errs := []error{
 		d.groups.remove(group),
 		os.RemoveAll(d.runcDir(id)),
-		d.hideRoot(d.shownRoot(id)), unmountAll(filepath.Join(d.bundle(id), "layers")),
+		d.hideRoot(id), unmountAll(filepath.Join(d.bundle(id), "layers")),
 		unmountAll(d.rootfs(id)),
 		unmountAll(d.messageDir(id)), unmountVolumes(d.bundle(id)),
 	}

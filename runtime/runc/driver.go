@@ -149,10 +149,6 @@ func (d *Driver) Purge(ctx context.Context) error {
 	for _, name := range ownMounts {
 		errs = append(errs, unmountAll(filepath.Join(d.cfg.RunDir, name)))
 	}
-	if d.cfg.UsersDir != "" {
-		errs = append(errs, d.hideRoot(d.cfg.UsersDir))
-		_ = os.Remove(filepath.Dir(d.cfg.UsersDir)) // unless others are there
-	}
 	return errors.Join(errs...)
 }
 

@@ -260,3 +260,57 @@ func BenchmarkStartWithUsers(b *testing.B) {
 		})
 	}
 }
+
+// What an agent left that was killed while it tried, or by a loss of power, is in
+// nobody's way.
+func TestWhatIsLeftOfUsersIsInNobodysWay(t *testing.T) {
+	if !hasUsers(t) {
+		return
+	}
+	s := newScene(t)
+	stop := s.serve()
+	for _, pod := range []string{"whole", "empty", "foreign"} {
+		s.must(s.Prepare(t.Context(), container.Sandbox{Pod: pod, Users: true}))
+	}
+	whole := s.usersOf("whole")
+	s.must(os.WriteFile(filepath.Join(s.podDir("empty"), usersFile), nil, 0o600))
+	s.must(os.WriteFile(filepath.Join(s.podDir("foreign"), usersFile), []byte("0"), 0o600))
+	probe := filepath.Join(s.cfg.StateDir, ".probe", "root")
+	s.must(os.MkdirAll(probe, 0o700))
+	s.must(unix.Mount("left", probe, "tmpfs", 0, "size=4k"))
+	gone := filepath.Join(s.cfg.UsersDir, "gone", "c.0")
+	s.must(os.MkdirAll(gone, 0o700))
+	s.must(unix.Mount("left", gone, "tmpfs", 0, "size=4k"))
+	stop()
+	s.open()
+	s.serve()
+	if why := s.Features().Users; why != nil {
+		t.Errorf("it says it has no users: %v", why)
+	}
+	if got := s.usersOf("whole"); got != whole {
+		t.Errorf("the Pod that was whole has %d, before %d", got, whole)
+	}
+	for _, pod := range []string{"empty", "foreign"} {
+		s.must(s.Prepare(t.Context(), container.Sandbox{Pod: pod, Users: true}))
+		id := container.ID{Pod: pod, Name: "c"}
+		s.must(s.Start(t.Context(), s.spec(id, "exit", "3")))
+		if got := s.exited(id); got.ExitCode != 3 {
+			t.Errorf("%s: %+v", pod, got)
+		}
+		if base := s.usersOf(pod); base == whole || base < firstUsers {
+			t.Errorf("%s has users from %d on", pod, base)
+		}
+	}
+	for _, path := range []string{filepath.Dir(probe), filepath.Dir(gone)} {
+		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("left: %s, %v", path, err)
+		}
+	}
+	// With the last such Pod the folder goes, too.
+	for _, pod := range []string{"whole", "empty", "foreign"} {
+		s.must(s.RemoveSandbox(t.Context(), pod))
+	}
+	if _, err := os.Stat(s.cfg.UsersDir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("left: %v", err)
+	}
+}
