@@ -27,10 +27,9 @@ const (
 	UTS Kind = "uts"
 	// User is pinned for those that have users of their own, whose the others are then.
 	User Kind = "user"
+	// PID is pinned for a Pod whose containers share processes, by [Pins.Pin].
+	PID Kind = "pid"
 )
-
-// PID is pinned for a Pod whose containers share processes, by [Pins.Pin].
-const PID Kind = "pid"
 
 // Pins are pinned namespaces, by name, below one folder.
 type Pins struct{ dir string }
@@ -176,12 +175,8 @@ func furnish(s Spec) error {
 // pin binds namespaces that somebody is in, by their links in a folder of /proc.
 func (p *Pins) pin(s Spec, of string) error {
 	for _, kind := range s.kinds() {
-		path := p.Path(s.Name, kind)
-		if err := os.WriteFile(path, nil, 0o600); err != nil {
+		if err := p.Pin(s.Name, kind, of+"/"+string(kind)); err != nil {
 			return err
-		}
-		if err := unix.Mount(of+"/"+string(kind), path, "", unix.MS_BIND, ""); err != nil {
-			return &fs.PathError{Op: "pin", Path: path, Err: err}
 		}
 	}
 	return nil
