@@ -16,6 +16,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/skein-dev/skein/runtime/keeper"
 )
 
 // A machine that goes down while the store is open may have lost what it had said
@@ -74,13 +76,16 @@ func (s *Store) start(ctx context.Context) error {
 	last, err := os.ReadFile(s.runFile())
 	switch {
 	case errors.Is(err, fs.ErrNotExist), err == nil && string(last) == s.opt.Run:
-		return writeSynced(s.runFile(), s.opt.Run)
+		return keeper.WriteSynced(s.runFile(), []byte(s.opt.Run))
 	case err != nil:
 		return err
 	}
 	s.log.Info("the machine went down while its images were in use: they are verified")
 	s.doubts = &doubts{sound: map[string]bool{}}
-	return s.verifyBlobs(ctx, func(size int64) bool { return size <= smallBlob })
+	if err := s.verifyBlobs(ctx, func(size int64) bool { return size <= smallBlob }); err != nil {
+		s.log.Warn("not all could be verified at once, it goes on later", "err", err)
+	}
+	return nil
 }
 
 // end notes that the store was closed, unless there are doubts left.
@@ -98,15 +103,6 @@ func ignoreMissing(err error) error {
 		return nil
 	}
 	return err
-}
-
-func writeSynced(path, text string) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = io.WriteString(f, text)
-	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // Verify looks at all that is here and in doubt, one piece after the other: blobs
@@ -143,7 +139,7 @@ func (s *Store) Verify(ctx context.Context) error {
 	s.doubts.mu.Lock()
 	s.doubts.none = true
 	s.doubts.mu.Unlock()
-	return writeSynced(s.runFile(), s.opt.Run)
+	return keeper.WriteSynced(s.runFile(), []byte(s.opt.Run))
 }
 
 // verifyBlobs reads blobs of certain sizes, and gives up the damaged.
@@ -249,19 +245,24 @@ func (s *Store) soundLayer(ctx context.Context, job layerJob) error {
 	if err != nil {
 		return err
 	}
+	want := info.Labels[labelSum]
+	if want == "" { // unpacked before there were sums
+		s.doubts.trust(job.chain)
+		return nil
+	}
 	upper, lower, err := s.foldersOf(ctx, job.chain)
 	if err != nil {
 		return err
 	}
-	want := info.Labels[labelSum]
 	got, err := sumOf(upper)
-	if want == "" || got == want {
-		if want != "" {
-			s.doubts.trust(job.chain)
-		}
+	switch {
+	case err == nil && got == want:
+		s.doubts.trust(job.chain)
 		return nil
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("read what was unpacked: %w", err) // the disk's own trouble
 	}
-	s.log.Warn("an unpacked layer is not what it was, and is unpacked again", "digest", job.layer.Digest.String(), "err", err)
+	s.log.Warn("an unpacked layer is not what it was, and is unpacked again", "digest", job.layer.Digest.String())
 	if err := s.heal(ctx, job, upper, lower, want); err != nil {
 		return err
 	}
