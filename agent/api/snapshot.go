@@ -136,7 +136,6 @@ func (r *restoration) add(o *logv1.Object) error {
 		if err != nil {
 			return err
 		}
-		img.Spec.Registry = false
 		r.images = append(r.images, img.Spec)
 		return nil
 	}

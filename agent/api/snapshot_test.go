@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"connectrpc.com/connect/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -64,6 +66,35 @@ func (w *world) replicas(name string) int32 {
 		n = int32(row.Body[i+len(`"replicas":`)] - '0')
 	}
 	return n
+}
+
+// A new cluster has no image, and must know from where to have each.
+func TestASnapshotSaysWhatImagesMean(t *testing.T) {
+	w := newWorld(t)
+	digest := "sha256:" + strings.Repeat("a", 64)
+	for ref, registry := range map[string]bool{"web:1": true, "pushed:1": false} {
+		spec := object.ImageSpec{
+			Reference: ref, Digest: digest, Size: 7, Registry: registry, Layers: []object.ImageLayer{{Digest: digest, Size: 5}},
+		}
+		if err := w.server.Name(t.Context(), spec); err != nil {
+			t.Fatal(err)
+		}
+		other := newWorld(t)
+		if _, err := other.restore(w.snapshot(), &skeinv1.RestoreSnapshotRequest{}); err != nil {
+			t.Fatal(err)
+		}
+		row, ok := other.agreed.store.Get(state.Key{Kind: object.KindImage, Name: object.ImageName(ref)})
+		if !ok {
+			t.Fatalf("%s is not there", ref)
+		}
+		img, err := object.Decode[object.Image](row)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(spec, img.Spec); diff != "" {
+			t.Errorf("%s (-before +restored):\n%s", ref, diff)
+		}
+	}
 }
 
 func TestASnapshotBringsBackWhatPeopleAskedFor(t *testing.T) {
