@@ -163,7 +163,8 @@ func (m *Machine) world(l *life) agent.World {
 		Machine: func(agent.Config) (node.Machine, error) {
 			return node.Machine{CPUMilli: 8000, MemoryBytes: 16 << 30, DiskBytes: 100 << 30, Pods: 200, Info: corev1.NodeSystemInfo{MachineID: m.Name}}, nil
 		},
-		Disk: func(agent.Config) (watch.Medium, error) { return medium{disk: disk, life: l}, nil },
+		Resolv: func(bool) string { return "" },
+		Disk:   func(agent.Config) (watch.Medium, error) { return medium{disk: disk, life: l}, nil },
 		Load: func(agent.Config) func() (gossip.Load, error) {
 			return func() (gossip.Load, error) { return gossip.Load{}, nil }
 		},

@@ -63,7 +63,7 @@ func (l *Lab) endNodes(ctx context.Context) error {
 			_ = os.Remove(dir) // other labs may be in it
 		}
 	}
-	datas, err := filepath.Glob(filepath.Join(l.dir, "*", filepath.Base(l.dataDir(&node{Name: "n"}))))
+	datas, err := filepath.Glob(l.dataDir(&node{Name: "*"}))
 	if err != nil {
 		return err
 	}

@@ -92,7 +92,7 @@ func (w Want) Annotation() string {
 }
 
 // PoliciesOf lists what a namespace allows its Pods, sorted: policies, and each
-// capability as [AllowsCapability] reads it.
+// capability as [CapabilitiesIn] reads it.
 func PoliciesOf(ns *corev1.Namespace) []string {
 	var out []string
 	for _, key := range policies {
