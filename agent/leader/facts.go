@@ -204,11 +204,8 @@ func nodeFacts(row *state.Row) (*node, error) {
 		uid: row.UID, version: row.Version, known: len(have) > 0, never: n.Labels[object.LabelVoter] == "never",
 		place: place.Node{
 			Name: n.Name, Zone: n.Labels[object.LabelZone], Labels: n.Labels, Cordoned: n.Spec.Unschedulable,
-			CPU: have.Cpu().MilliValue(), Memory: have.Memory().Value(), Disk: have.StorageEphemeral().Value(), Pods: have.Pods().Value(),
+			CPU: have.Cpu().MilliValue(), Memory: have.Memory().Value(), Disk: have.StorageEphemeral().Value(), Users: object.OffersUsers(&n.Status), Pods: have.Pods().Value(),
 		},
-	}
-	for _, h := range n.Status.RuntimeHandlers {
-		out.place.Users = out.place.Users || h.Features != nil && h.Features.UserNamespaces != nil && *h.Features.UserNamespaces
 	}
 	for _, image := range n.Status.Images {
 		out.place.Images = append(out.place.Images, image.Names...)

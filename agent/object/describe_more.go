@@ -193,6 +193,9 @@ func (d *description) node(n *corev1.Node) error {
 	i := &n.Status.NodeInfo
 	d.put("System", orNone(strings.Join(slices.DeleteFunc([]string{i.OSImage, i.KernelVersion, i.OperatingSystem + "/" + i.Architecture, i.ContainerRuntimeVersion},
 		func(s string) bool { return strings.Trim(s, "/") == "" }), ", ")))
+	if OffersUsers(&n.Status) {
+		d.put("Can", "give Pods users of their own")
+	}
 	d.put("Agent", orNone(i.KubeletVersion))
 	var list []condition
 	for _, c := range n.Status.Conditions {

@@ -63,6 +63,9 @@ func (d *description) podSpec(s *corev1.PodSpec, statuses []corev1.ContainerStat
 	if s.HostNetwork {
 		d.put("Network", "its node's")
 	}
+	if OwnUsers(s) {
+		d.put("Users", "its own")
+	}
 	if len(s.NodeSelector) > 0 {
 		d.many("Node selector", pairs(s.NodeSelector, "="))
 	}

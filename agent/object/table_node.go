@@ -122,11 +122,13 @@ func memoryText(n int64) string {
 	return strings.TrimSuffix(strconv.FormatFloat(f, 'f', 1, 64), ".0") + units[unit:unit+1] + "i"
 }
 
-// nodeAmounts is what a machine has, its memory as people read it.
+// nodeAmounts is what a machine has, bytes as people read them.
 func nodeAmounts(list corev1.ResourceList) string {
 	text := amounts(list)
-	if memory, ok := list[corev1.ResourceMemory]; ok {
-		text = strings.Replace(text, "memory "+memory.String(), "memory "+memoryText(memory.Value()), 1)
+	for _, name := range []corev1.ResourceName{corev1.ResourceMemory, corev1.ResourceEphemeralStorage} {
+		if q, ok := list[name]; ok {
+			text = strings.Replace(text, string(name)+" "+q.String(), string(name)+" "+memoryText(q.Value()), 1)
+		}
 	}
 	return text
 }

@@ -83,7 +83,8 @@ func leased(p *corev1.Pod, _ *corev1.ContainerStatus) {
 }
 
 func unplaced(p *corev1.Pod, _ *corev1.ContainerStatus) {
-	p.Spec.NodeName = ""
+	machines := false
+	p.Spec.NodeName, p.Spec.HostUsers = "", &machines
 	p.Status = corev1.PodStatus{Phase: corev1.PodPending, Conditions: []corev1.PodCondition{{
 		Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Reason: "Unschedulable", LastTransitionTime: before(time.Minute),
 		Message: "0 of 3 nodes fit: 2 have too little memory, 1 is cordoned",
@@ -143,10 +144,13 @@ func node(name string, ready corev1.NodeCondition, change func(*corev1.Node)) *c
 	n.Namespace = ""
 	n.Labels = map[string]string{LabelHostname: name, LabelZone: "eu-1"}
 	n.Annotations = map[string]string{AnnotationAdvertise: "192.0.2.1:7373"}
+	yes, no := true, false
 	n.Status = corev1.NodeStatus{
+		RuntimeHandlers: []corev1.NodeRuntimeHandler{{Name: "other", Features: &corev1.NodeRuntimeHandlerFeatures{UserNamespaces: &no}}, {Features: &corev1.NodeRuntimeHandlerFeatures{UserNamespaces: &yes}}},
+
 		Conditions: []corev1.NodeCondition{ready}, Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}},
-		Capacity:    corev1.ResourceList{"cpu": resource.MustParse("4"), "memory": resource.MustParse("8035Mi"), "pods": resource.MustParse("110")},
-		Allocatable: corev1.ResourceList{"cpu": resource.MustParse("3900m"), "memory": resource.MustParse("7779Mi"), "pods": resource.MustParse("110")},
+		Capacity:    corev1.ResourceList{"cpu": resource.MustParse("4"), "memory": resource.MustParse("8035Mi"), "ephemeral-storage": resource.MustParse("264212084Ki"), "pods": resource.MustParse("110")},
+		Allocatable: corev1.ResourceList{"cpu": resource.MustParse("3900m"), "memory": resource.MustParse("7779Mi"), "ephemeral-storage": resource.MustParse("243497856600"), "pods": resource.MustParse("110")},
 		Images:      []corev1.ContainerImage{{Names: []string{"skein/demo:v1"}, SizeBytes: 6_543_210}},
 		NodeInfo: corev1.NodeSystemInfo{
 			OSImage: "Debian GNU/Linux 13", KernelVersion: "6.12.0", OperatingSystem: "linux", Architecture: "amd64", KubeletVersion: "v0.1.0", ContainerRuntimeVersion: "runc://1.5.2",

@@ -168,7 +168,7 @@ func setFS(id int) error {
 // mapped layers of an overlay (Linux 5.19) and a mapped tmpfs (6.3).
 func canMap(dir string) (err error) {
 	at := filepath.Join(dir, ".probe") // no Pod is called so
-	clear := func() error {
+	sweep := func() error {
 		for _, name := range []string{"root", "aside", "mapped", "memory"} {
 			if err := unmountAll(filepath.Join(at, name)); err != nil {
 				return err
@@ -176,10 +176,10 @@ func canMap(dir string) (err error) {
 		}
 		return os.RemoveAll(at)
 	}
-	if err := clear(); err != nil { // of an agent that was killed in the middle
+	if err := sweep(); err != nil { // of an agent that was killed in the middle
 		return err
 	}
-	defer func() { err = errors.Join(err, clear()) }()
+	defer func() { err = errors.Join(err, sweep()) }()
 	for _, name := range []string{"layers/lower", "layers/upper", "layers/work", "root", "aside", "memory", "mapped"} {
 		if err := os.MkdirAll(filepath.Join(at, name), 0o700); err != nil {
 			return err

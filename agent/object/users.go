@@ -1,11 +1,21 @@
 package object
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 )
 
 // OwnUsers tells whether the Pod's users are nobody on its machine.
 func OwnUsers(s *corev1.PodSpec) bool { return s.HostUsers != nil && !*s.HostUsers }
+
+// OffersUsers tells whether a node has users for such Pods, as its status says in
+// Kubernetes' words: of its one runtime handler.
+func OffersUsers(s *corev1.NodeStatus) bool {
+	return slices.ContainsFunc(s.RuntimeHandlers, func(h corev1.NodeRuntimeHandler) bool {
+		return h.Features != nil && h.Features.UserNamespaces != nil && *h.Features.UserNamespaces
+	})
+}
 
 // maxOwnID is the highest user and group that a Pod with users of its own has.
 const maxOwnID = 65535
