@@ -20,6 +20,9 @@ import (
 	"github.com/skein-dev/skein/runtime/keeper"
 )
 
+// roleUsers is the role "start" for a Pod with users of its own.
+const roleUsers = "start-users"
+
 // playRole is what this test binary does as an agent that will be killed: it
 // starts containers as told and then waits for its end.
 func playRole(role string) {
@@ -42,7 +45,7 @@ func playRole(role string) {
 	ctx := context.Background()
 	fmt.Println("ready")
 	switch role {
-	case "start", "reap":
+	case "start", roleUsers, "reap":
 		if role == "reap" {
 			if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 				panic(err)
@@ -52,7 +55,7 @@ func playRole(role string) {
 			id := container.ID{Pod: "pod", Name: fmt.Sprintf("c%d", i)}
 			spec := s.spec(id, strings.Fields(words)...)
 			spec.MessagePath = "/dev/termination-log"
-			if err := errors.Join(s.Prepare(ctx, container.Sandbox{Pod: "pod", Hostname: "h"}), s.Start(ctx, spec)); err != nil {
+			if err := errors.Join(s.Prepare(ctx, container.Sandbox{Pod: "pod", Hostname: "h", Users: role == roleUsers}), s.Start(ctx, spec)); err != nil {
 				fmt.Println(err)
 				os.Exit(1)
 			}
@@ -205,10 +208,21 @@ func (s *scene) await(path string, ready func() bool) {
 // Whichever line of Start an agent is killed at, the next one is left with a
 // container that runs, or with none, and can start it.
 func TestAnAgentKilledInTheMiddleOfStart(t *testing.T) {
-	for _, at := range []string{"spec", "output", "root", "message", "volumes", "bundle", "run", "process"} {
+	killedAt(t, "start", "spec", "output", "root", "message", "volumes", "bundle", "run", "process")
+}
+
+func TestAnAgentKilledInTheMiddleOfStartWithUsers(t *testing.T) {
+	if hasUsers(t) {
+		killedAt(t, roleUsers, "users", "spec", "output", "mapped", "root", "message", "volumes", "bundle", "run", "process")
+	}
+}
+
+func killedAt(t *testing.T, role string, steps ...string) {
+	t.Helper()
+	for _, at := range steps {
 		t.Run(at, func(t *testing.T) {
 			s := newScene(t)
-			v := s.victim(t, "start", "sleep", at)
+			v := s.victim(t, role, "sleep", at)
 			_ = v.cmd.Wait()
 			s.open()
 			s.serve()
@@ -218,6 +232,7 @@ func TestAnAgentKilledInTheMiddleOfStart(t *testing.T) {
 			if ran := at == "run" || at == "process"; ran != (len(list) == 1) {
 				t.Fatalf("listed: %+v", list)
 			}
+			s.must(s.Prepare(t.Context(), container.Sandbox{Pod: "pod", Hostname: "h", Users: role == roleUsers}))
 			s.must(s.Start(t.Context(), s.spec(id, "sleep")))
 			now := s.status(id)
 			if now.State != container.Running || (len(list) == 1 && list[0].PID != now.PID) {

@@ -144,6 +144,7 @@ func (d *Driver) mountRoot(spec container.Spec) error {
 	if err := mountMapped(spec.RootFS, d.rootfs(id), filepath.Join(d.bundle(id), "layers"), users, d.usersOf(id.Pod)); err != nil {
 		return err
 	}
+	d.cfg.step("mapped")
 	return d.showRoot(id)
 }
 

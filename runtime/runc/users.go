@@ -136,6 +136,7 @@ func (d *Driver) makeUsers(pod string) (uint32, error) {
 			return 0, err
 		}
 	}
+	d.cfg.step("users")
 	return base, d.makeUsersDir(pod, base)
 }
 
