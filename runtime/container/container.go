@@ -11,6 +11,7 @@ import (
 	"io"
 	"math"
 	"net"
+	"net/netip"
 	"strings"
 	"time"
 	"unicode"
@@ -44,6 +45,10 @@ type Sandbox struct {
 	Hosts       string `json:",omitempty"` // more lines of /etc/hosts, each ended by a newline
 	Users       bool   `json:",omitempty"` // have users of its own, who are nobody on this machine
 	Resolv      string `json:",omitempty"` // the text of /etc/resolv.conf; empty: what the image has
+	// Address is the Pod's on the cluster's network; zero: it has none of its own, and
+	// without HostNetwork its loopback alone. MTU is that of its link, in bytes.
+	Address netip.Addr `json:",omitzero"`
+	MTU     int        `json:",omitempty"`
 }
 
 // Features are what not every machine can do for containers.

@@ -1,13 +1,15 @@
-// Package network owns the namespaces that the containers of a Pod share:
-// network, IPC and hostname. They are pinned by bind mounts below one folder,
-// so no process has to hold them. Addresses and links between Pods are not
-// here yet: a namespace has its loopback, up.
+// Package network owns the namespaces that the containers of a Pod share,
+// network, IPC and hostname, and the link by which each network is reached. The
+// namespaces are pinned by bind mounts below one folder, so no process has to hold
+// them. Which address a Pod has is for others to say, and so is the way from one
+// machine to another.
 package network
 
 import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -82,6 +84,10 @@ type Spec struct {
 	// Users is the machine's user and group that root inside is, and Users+1 the next,
 	// so on for UserCount of them. 0: users are the machine's.
 	Users uint32
+	// Address is the Pod's on the cluster's network, IPv4; zero: it has its loopback
+	// alone. MTU is that of its link, in bytes; 0: the kernel's.
+	Address netip.Addr
+	MTU     int
 }
 
 func (s Spec) kinds() []Kind {
@@ -102,9 +108,10 @@ func (s Spec) flags() uintptr {
 	return unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWNET
 }
 
-// Set sees to it that the namespaces are pinned. Those that are stay as they
-// are; of a set that is not whole, all are made anew.
-func (p *Pins) Set(s Spec) (err error) {
+// Set sees to it that the namespaces are pinned, and that the network is wired
+// where it has an address. What is so stays as it is; of a set that is not whole,
+// all are made anew.
+func (p *Pins) Set(s Spec) error {
 	if s.Name == "" || s.Name != filepath.Base(s.Name) || strings.HasPrefix(s.Name, ".") {
 		return fmt.Errorf("no name for a namespace: %q", s.Name)
 	}
@@ -112,9 +119,22 @@ func (p *Pins) Set(s Spec) (err error) {
 	for _, kind := range s.kinds() {
 		whole = whole && p.pinned(s.Name, kind)
 	}
-	if whole {
+	if !whole {
+		if err := p.make(s); err != nil {
+			return err
+		}
+	}
+	if s.Host || !s.Address.IsValid() {
 		return nil
 	}
+	if err := p.wire(s); err != nil {
+		return fmt.Errorf("wire %s: %w", s.Name, err)
+	}
+	return nil
+}
+
+// make pins the namespaces of a set anew.
+func (p *Pins) make(s Spec) (err error) {
 	if err := p.Remove(s.Name); err != nil {
 		return err
 	}
@@ -241,6 +261,11 @@ func (p *Pins) pinned(name string, kind Kind) bool {
 // Remove lets go of the namespaces. The kernel ends them once nobody else is in
 // them.
 func (p *Pins) Remove(name string) error {
+	if p.pinned(name, Net) {
+		if err := p.unwire(name); err != nil {
+			return err
+		}
+	}
 	for _, kind := range []Kind{Net, IPC, UTS, PID, User} {
 		for p.pinned(name, kind) {
 			if err := unix.Unmount(p.Path(name, kind), unix.MNT_DETACH); err != nil {

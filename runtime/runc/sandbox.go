@@ -39,7 +39,7 @@ func (d *Driver) Prepare(ctx context.Context, s container.Sandbox) error {
 }
 
 func (d *Driver) prepare(s container.Sandbox) error {
-	spec := network.Spec{Name: s.Pod, Hostname: s.Hostname, Host: s.HostNetwork}
+	spec := network.Spec{Name: s.Pod, Hostname: s.Hostname, Host: s.HostNetwork, Address: s.Address, MTU: s.MTU}
 	if s.Users {
 		var err error
 		if spec.Users, err = d.makeUsers(s.Pod); err != nil {
@@ -106,7 +106,12 @@ func (d *Driver) shareFiles(s container.Sandbox) error {
 			return &fs.PathError{Op: "mount", Path: shm, Err: err}
 		}
 	}
-	hosts := "127.0.0.1\tlocalhost " + s.Hostname + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	hosts := "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	if s.Address.IsValid() {
+		hosts += s.Address.String() + "\t" + s.Hostname + "\n"
+	} else {
+		hosts = "127.0.0.1\tlocalhost " + s.Hostname + "\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+	}
 	files := map[string]string{"hosts": hosts, "hostname": s.Hostname + "\n"}
 	if s.HostNetwork {
 		text, err := os.ReadFile("/etc/hosts")
