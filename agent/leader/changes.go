@@ -178,12 +178,16 @@ func (m *model) putNode(n *node) {
 	if old == nil || !old.standsAs(n) {
 		m.ringNodes()
 	}
+	if n.blocks < blocksFor(n.capacity) {
+		m.bells.blocks.Ring()
+	}
 }
 
 func (m *model) ringNodes() {
 	m.bells.nodes.Ring()
 	m.bells.voters.Ring()
 	m.bells.court.Ring()
+	m.bells.blocks.Ring()
 }
 
 // showNode tells the view of a node as it is to be used.

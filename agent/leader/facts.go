@@ -167,6 +167,9 @@ type node struct {
 	reason  string
 	since   time.Time // of ready, as model.ago has it
 	never   bool      // it may not vote
+
+	capacity int64 // how many Pods it takes
+	blocks   int   // of addresses for them
 }
 
 func (n *node) lost() bool {
@@ -207,6 +210,7 @@ func nodeFacts(row *state.Row) (*node, error) {
 			CPU: have.Cpu().MilliValue(), Memory: have.Memory().Value(), Disk: have.StorageEphemeral().Value(), Users: object.OffersUsers(&n.Status), Pods: have.Pods().Value(),
 		},
 	}
+	out.capacity, out.blocks = n.Status.Capacity.Pods().Value(), len(object.PodBlocks(n))
 	for _, image := range n.Status.Images {
 		out.place.Images = append(out.place.Images, image.Names...)
 	}

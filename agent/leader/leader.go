@@ -166,6 +166,7 @@ func (r *reign) loops() []*reconcile.Loop {
 		{Name: "garbage", Wake: bells.garbage.C, Resync: time.Minute, Do: r.collect, Logger: r.log},
 		{Name: "events", Wake: r.events.bell.C, Resync: time.Minute, Do: r.events.flush, Logger: r.log},
 		{Name: "voters", Wake: bells.voters.C, Resync: 10 * time.Second, Do: r.keepVoters, Logger: r.log},
+		{Name: "addresses", Wake: bells.blocks.C, Resync: time.Minute, Do: r.giveBlocks, Logger: r.log},
 		{Name: "keyring", Resync: time.Minute, Do: r.turnKeys, Logger: r.log},
 	}
 }

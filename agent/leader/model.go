@@ -70,13 +70,13 @@ type model struct {
 
 // bells wake the loops.
 type bells struct {
-	deployments, placement, garbage, nodes, voters, court reconcile.Bell
+	deployments, placement, garbage, nodes, voters, court, blocks reconcile.Bell
 }
 
 func newBells() bells {
 	return bells{
 		deployments: reconcile.NewBell(), placement: reconcile.NewBell(), garbage: reconcile.NewBell(),
-		nodes: reconcile.NewBell(), voters: reconcile.NewBell(), court: reconcile.NewBell(),
+		nodes: reconcile.NewBell(), voters: reconcile.NewBell(), court: reconcile.NewBell(), blocks: reconcile.NewBell(),
 	}
 }
 

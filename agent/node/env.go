@@ -19,6 +19,8 @@ import (
 // A place is what the values of a container come from beside its Pod.
 type place struct {
 	hostIP  string
+	podIP   string                // the Pod's own; empty: it has none
+	mtu     int                   // of its link
 	sources *Sources              // nil: there are none
 	machine Machine               // what limits are where none are set
 	resolv  func(own bool) string // the machine's resolv.conf; nil: it has none
@@ -90,7 +92,7 @@ func (v *variables) setAll(pod *corev1.Pod, from *corev1.EnvFromSource, at place
 func valueFrom(pod *corev1.Pod, c *corev1.Container, from *corev1.EnvVarSource, at place) (value string, there bool, err error) {
 	switch {
 	case from.FieldRef != nil:
-		return field(pod, from.FieldRef.FieldPath, at.hostIP), true, nil
+		return field(pod, from.FieldRef.FieldPath, at), true, nil
 	case from.ResourceFieldRef != nil:
 		value, err = resourceField(pod, c, from.ResourceFieldRef, at.machine)
 		return value, true, err

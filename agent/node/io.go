@@ -126,7 +126,7 @@ func (w *worker) report(ctx context.Context, pod *corev1.Pod, have []container.S
 	v := view{
 		pod: pod, have: have, words: w.lastWords(ctx, pod, have), now: w.node.cfg.Now(),
 		notes: map[string]*note{}, health: map[string]health{},
-		hostIP: w.node.cfg.Address.String(),
+		hostIP: w.node.cfg.Address.String(), podIP: w.place().podIP,
 	}
 	for _, m := range membersOf(pod) {
 		name := m.Name

@@ -73,6 +73,9 @@ type Config struct {
 	// Resolv reads the resolv.conf of this machine, that Pods are given which look
 	// names up as it does; nil: it has none.
 	Resolv func(own bool) string // of the machine's own network, or of another
+	// MTU is what Pods' links are made with, in bytes; nil: Pods have no network of
+	// their own.
+	MTU func() int
 	// Pressure names what this machine is short of now, or what is wrong with it,
 	// by the type of the condition that says so, with a reason.
 	Pressure        func() map[string]string
@@ -94,6 +97,8 @@ type Node struct {
 	litter  chan struct{} // something was removed that takes space
 	born    time.Time     // when Run began
 	meter   *meter
+
+	addresses *addresses
 
 	mu      sync.Mutex
 	workers map[types.UID]*worker
@@ -122,6 +127,8 @@ func New(cfg Config) *Node {
 		litter:  make(chan struct{}, 1),
 		workers: map[types.UID]*worker{},
 		have:    map[string][]container.Status{},
+
+		addresses: newAddresses(),
 	}
 	n.meter = &meter{usage: cfg.Driver.Usage}
 	n.leases = newLeases(n, n.log)
@@ -217,6 +224,7 @@ func (n *Node) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	n.addresses.learn(sandboxes)
 	byPod := map[string][]container.Status{}
 	for _, s := range have {
 		byPod[s.ID.Pod] = append(byPod[s.ID.Pod], s)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,11 +63,15 @@ func containerSpec(pod *corev1.Pod, c *corev1.Container, img image.Config, at pl
 
 func sandboxOf(pod *corev1.Pod, at place) container.Sandbox {
 	host := hostnameOf(pod)
-	return container.Sandbox{
+	s := container.Sandbox{
 		Pod: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name,
 		Hostname: host, HostNetwork: pod.Spec.HostNetwork, Hosts: hostsOf(pod), Users: object.OwnUsers(&pod.Spec), Resolv: resolvOf(pod, at.resolv),
 		SharePIDs: isTrue(pod.Spec.ShareProcessNamespace), HostPIDs: pod.Spec.HostPID, HostIPC: pod.Spec.HostIPC,
 	}
+	if addr, err := netip.ParseAddr(at.podIP); err == nil && !pod.Spec.HostNetwork {
+		s.Address, s.MTU = addr, at.mtu
+	}
+	return s
 }
 
 func hostnameOf(pod *corev1.Pod) string {
@@ -123,7 +128,7 @@ func (v *variables) list() []string {
 
 // field is the value of a downward field. Unknown paths were refused when the
 // Pod was accepted.
-func field(pod *corev1.Pod, path, hostIP string) string {
+func field(pod *corev1.Pod, path string, at place) string {
 	switch path {
 	case "metadata.name":
 		return pod.Name
@@ -136,12 +141,12 @@ func field(pod *corev1.Pod, path, hostIP string) string {
 	case "spec.serviceAccountName":
 		return cmp.Or(pod.Spec.ServiceAccountName, "default")
 	case "status.hostIP", "status.hostIPs":
-		return hostIP
+		return at.hostIP
 	case "status.podIP", "status.podIPs":
 		if pod.Spec.HostNetwork {
-			return hostIP
+			return at.hostIP
 		}
-		return pod.Status.PodIP
+		return cmp.Or(at.podIP, pod.Status.PodIP)
 	}
 	if key, ok := subscript(path, "metadata.labels"); ok {
 		return pod.Labels[key]

@@ -23,6 +23,7 @@ type view struct {
 	expired bool                    // its active deadline is over
 	waits   []string                // what has to end or to be up before the Pod's own containers start
 	hostIP  string
+	podIP   string // its own, empty: it has none
 	now     time.Time
 }
 
@@ -47,9 +48,11 @@ func podStatus(v view) corev1.PodStatus {
 	if out.StartTime == nil {
 		out.StartTime = &metav1.Time{Time: v.now.Truncate(time.Second)}
 	}
-	if v.pod.Spec.HostNetwork && v.hostIP != "" {
+	if out.PodIP = v.podIP; v.pod.Spec.HostNetwork {
 		out.PodIP = v.hostIP
-		out.PodIPs = []corev1.PodIP{{IP: v.hostIP}}
+	}
+	if out.PodIP != "" {
+		out.PodIPs = []corev1.PodIP{{IP: out.PodIP}}
 	}
 	if v.hostIP != "" {
 		out.HostIPs = []corev1.HostIP{{IP: v.hostIP}}

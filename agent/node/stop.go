@@ -97,7 +97,11 @@ func (w *worker) clean(ctx context.Context, grace time.Duration) error {
 			return err
 		}
 	}
-	return w.node.cfg.Driver.RemoveSandbox(ctx, string(w.uid))
+	if err := w.node.cfg.Driver.RemoveSandbox(ctx, string(w.uid)); err != nil {
+		return err
+	}
+	w.node.addresses.give(string(w.uid))
+	return nil
 }
 
 // stopAll stops the containers side by side, and then the sidecars.

@@ -70,7 +70,11 @@ func (w *worker) retryConfig() {
 }
 
 func (w *worker) place() place {
-	return place{hostIP: w.node.cfg.Address.String(), sources: w.node.sources, machine: w.node.cfg.Machine, resolv: w.node.cfg.Resolv}
+	p := place{hostIP: w.node.cfg.Address.String(), sources: w.node.sources, machine: w.node.cfg.Machine, resolv: w.node.cfg.Resolv}
+	if addr := w.node.addresses.of(string(w.uid)); addr.IsValid() {
+		p.podIP, p.mtu = addr.String(), w.node.cfg.MTU()
+	}
+	return p
 }
 
 // boxName names a container's own mounts.

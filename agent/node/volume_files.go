@@ -161,7 +161,7 @@ func (s fileSet) downward(pod *corev1.Pod, items []corev1.DownwardAPIVolumeFile,
 		case item.FieldRef != nil && item.FieldRef.FieldPath == "metadata.annotations":
 			text = listed(pod.Annotations)
 		case item.FieldRef != nil:
-			text = field(pod, item.FieldRef.FieldPath, at.hostIP)
+			text = field(pod, item.FieldRef.FieldPath, at)
 		}
 		s.add(item.Path, []byte(text), item.Mode, mode)
 	}

@@ -131,6 +131,10 @@ func finished(pod *corev1.Pod) bool {
 
 // ensure brings every container of the Pod where it should be.
 func (w *worker) ensure(ctx context.Context, pod *corev1.Pod) (time.Time, bool, error) {
+	if _, err := w.node.address(pod); err != nil {
+		return w.unwired(ctx, pod, err), false, nil
+	}
+	delete(w.notes, "")
 	if err := w.node.cfg.Driver.Prepare(ctx, sandboxOf(pod, w.place())); err != nil {
 		return time.Time{}, false, fmt.Errorf("create sandbox: %w", err)
 	}
@@ -185,6 +189,23 @@ func (w *worker) ensure(ctx context.Context, pod *corev1.Pod) (time.Time, bool, 
 	w.report(ctx, pod, have)
 	return next, false, errors.Join(errs...)
 }
+
+// unwired says of a Pod why it has no network yet, and returns when to look again.
+func (w *worker) unwired(ctx context.Context, pod *corev1.Pod, why error) time.Time {
+	if old := w.notes[""]; old == nil || old.message != why.Error() {
+		w.event(pod, corev1.EventTypeWarning, reasonNetwork, why.Error())
+		w.notes[""] = &note{reasonNetwork, why.Error()}
+	}
+	for _, m := range membersOf(pod) {
+		w.notes[m.Name] = &note{reasonNetwork, why.Error()}
+	}
+	w.report(ctx, pod, w.node.statuses(w.uid))
+	return time.Now().Add(time.Second)
+}
+
+// reasonNetwork is why containers wait that have no network yet, as Kubernetes has
+// it of nodes.
+const reasonNetwork = "NetworkNotReady"
 
 // expiry tells when the time of a Pod is up that may be active for so long only, and
 // whether it is. It counts from when this machine first had the Pod.
