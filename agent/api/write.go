@@ -304,7 +304,7 @@ func (c *cluster) deletion(ref *skeinv1.ObjectRef, grace int64) (*logv1.Txn, err
 			return nil, err
 		}
 		txn.Ops = append(txn.Ops, op)
-	case object.KindEvent, object.KindImage, object.KindConfigMap, object.KindSecret:
+	case object.KindEvent, object.KindImage, object.KindConfigMap, object.KindSecret, object.KindService, object.KindNetworkPolicy:
 		txn.Ops = append(txn.Ops, object.Delete(row.Key, row.Version))
 	case object.KindNode:
 		return nil, refuse(connect.CodeInvalidArgument, exitUsage, "use \"skein node rm "+ref.GetName()+"\"", "a node is not deleted like other objects")

@@ -3,6 +3,7 @@ package object
 import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
@@ -16,6 +17,10 @@ func Default(obj Object) {
 		defaultDeployment(o)
 	case *Revision:
 		defaultPod(&o.Spec.Template.Spec)
+	case *corev1.Service:
+		defaultService(o)
+	case *networkingv1.NetworkPolicy:
+		defaultNetworkPolicy(o)
 	case *corev1.Secret:
 		defaultSecret(o)
 	case *corev1.Namespace:

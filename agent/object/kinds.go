@@ -7,6 +7,8 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 )
 
 // Group is the apiVersion of the kinds that Kubernetes does not have.
@@ -23,9 +25,15 @@ const (
 	KindImage      = "Image"
 	KindConfigMap  = "ConfigMap"
 	KindSecret     = "Secret"
-	KindToken      = "Token"     // internal
-	KindKeyring    = "Keyring"   // internal
-	KindAuthority  = "Authority" // internal
+	KindService    = "Service"
+
+	KindEndpointSlice = "EndpointSlice"
+	KindNetworkPolicy = "NetworkPolicy"
+	KindSelection     = "Selection" // internal
+
+	KindToken     = "Token"     // internal
+	KindKeyring   = "Keyring"   // internal
+	KindAuthority = "Authority" // internal
 )
 
 // A Kind is one sort of objects.
@@ -66,12 +74,16 @@ var kinds = []*Kind{
 	kind[corev1.Pod](Kind{Name: KindPod, APIVersion: "v1", Short: "po", Namespaced: true, Manifest: true}),
 	kind[appsv1.Deployment](Kind{Name: KindDeployment, APIVersion: "apps/v1", Short: "deploy", Namespaced: true, Manifest: true}),
 	kind[Revision](Kind{Name: KindRevision, APIVersion: Group, Short: "rev", Namespaced: true}),
+	kind[corev1.Service](Kind{Name: KindService, APIVersion: "v1", Short: "svc", Namespaced: true, Manifest: true}),
+	kind[discoveryv1.EndpointSlice](Kind{Name: KindEndpointSlice, APIVersion: "discovery.k8s.io/v1", Namespaced: true}),
+	kind[networkingv1.NetworkPolicy](Kind{Name: KindNetworkPolicy, APIVersion: "networking.k8s.io/v1", Plural: "networkpolicies", Short: "netpol", Namespaced: true, Manifest: true}),
 	kind[corev1.ConfigMap](Kind{Name: KindConfigMap, APIVersion: "v1", Short: "cm", Namespaced: true, Manifest: true}),
 	kind[corev1.Secret](Kind{Name: KindSecret, APIVersion: "v1", Namespaced: true, Manifest: true}),
 	kind[corev1.Node](Kind{Name: KindNode, APIVersion: "v1", Short: "no"}),
 	kind[corev1.Namespace](Kind{Name: KindNamespace, APIVersion: "v1", Short: "ns", Manifest: true}),
 	kind[corev1.Event](Kind{Name: KindEvent, APIVersion: "v1", Short: "ev", Namespaced: true}),
 	kind[Image](Kind{Name: KindImage, APIVersion: Group, Short: "img"}),
+	kind[Selection](Kind{Name: KindSelection, APIVersion: Group, Namespaced: true, Internal: true}),
 	kind[Token](Kind{Name: KindToken, APIVersion: Group, Internal: true}),
 	kind[Keyring](Kind{Name: KindKeyring, APIVersion: Group, Internal: true}),
 	kind[Authority](Kind{Name: KindAuthority, APIVersion: Group, Plural: "authorities", Internal: true}),
@@ -155,10 +167,10 @@ func Nearest(word string) string {
 
 // otherWords are short names of kinds that Kubernetes has and we have not.
 var otherWords = map[string]string{
-	"svc": "Service", "ds": "DaemonSet", "sts": "StatefulSet", "pvc": "PersistentVolumeClaim",
+	"ds": "DaemonSet", "sts": "StatefulSet", "pvc": "PersistentVolumeClaim",
 	"pv": "PersistentVolume", "hpa": "HorizontalPodAutoscaler", "ing": "Ingress", "ingresses": "Ingress", "cj": "CronJob",
 	"rs": "ReplicaSet", "rc": "ReplicationController", "pdb": "PodDisruptionBudget", "sa": "ServiceAccount",
-	"netpol": "NetworkPolicy", "networkpolicies": "NetworkPolicy", "sc": "StorageClass", "storageclasses": "StorageClass",
+	"sc": "StorageClass", "storageclasses": "StorageClass",
 	"crd": "CustomResourceDefinition", "quota": "ResourceQuota", "limits": "LimitRange",
 }
 

@@ -173,7 +173,7 @@ func (p *problems) annotationsKept(next, old Object) {
 	}
 	maps.Copy(union, is)
 	for _, key := range slices.Sorted(maps.Keys(union)) {
-		if strings.HasPrefix(key, annotationPrefix) && key != AnnotationRestarted && !slices.Contains(policies, key) && is[key] != was[key] {
+		if strings.HasPrefix(key, annotationPrefix) && key != AnnotationRestarted && key != AnnotationPublish && !slices.Contains(policies, key) && is[key] != was[key] {
 			p.add(keyed("metadata.annotations", key), "cannot be changed: the cluster writes it")
 		}
 	}

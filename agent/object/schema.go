@@ -110,12 +110,14 @@ var schemas = sync.OnceValue(func() map[string]*field {
 	top := []rule{takes("apiVersion", "kind")}
 	meta := within("metadata", metadataRules)
 	return map[string]*field{
-		KindPod:        plant(top, meta, within("spec", podRules), []rule{sets("status")}),
-		KindDeployment: plant(top, meta, deploymentRules, within("spec.template.metadata", templateMetadataRules), within("spec.template.spec", podRules)),
-		KindConfigMap:  plant(top, meta, configMapRules),
-		KindSecret:     plant(top, meta, secretRules),
-		KindNamespace:  plant(top, meta, []rule{sets("spec", "status")}),
-		KindNode:       plant(top, meta, nodeRules),
+		KindPod:           plant(top, meta, within("spec", podRules), []rule{sets("status")}),
+		KindDeployment:    plant(top, meta, deploymentRules, within("spec.template.metadata", templateMetadataRules), within("spec.template.spec", podRules)),
+		KindConfigMap:     plant(top, meta, configMapRules),
+		KindSecret:        plant(top, meta, secretRules),
+		KindNamespace:     plant(top, meta, []rule{sets("spec", "status")}),
+		KindService:       plant(top, meta, serviceRules),
+		KindNetworkPolicy: plant(top, meta, networkPolicyRules),
+		KindNode:          plant(top, meta, nodeRules),
 	}
 })
 

@@ -59,6 +59,12 @@ func Table(kind string, rows []*state.Row, opt TableOptions) (*skeinv1.Table, er
 		return draw(kind, rows, opt, namespaceColumns)
 	case KindImage:
 		return draw(kind, rows, opt, imageColumns)
+	case KindService:
+		return draw(kind, rows, opt, serviceColumns)
+	case KindEndpointSlice:
+		return draw(kind, rows, opt, sliceColumns)
+	case KindNetworkPolicy:
+		return draw(kind, rows, opt, networkPolicyColumns)
 	case KindConfigMap:
 		return draw(kind, rows, opt, configMapColumns)
 	case KindSecret:

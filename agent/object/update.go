@@ -12,6 +12,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -132,6 +133,8 @@ func (m *Manifest) Update(row *state.Row) (Object, string, error) {
 		if n.Spec.NodeName == "" {
 			n.Spec.NodeName = o.Spec.NodeName
 		}
+	case *corev1.Service:
+		keepService(n, old.(*corev1.Service))
 	case *corev1.Namespace:
 		n.Status = old.(*corev1.Namespace).Status
 	case *appsv1.Deployment:
@@ -240,6 +243,10 @@ func specOf(obj Object) ([]byte, error) {
 		spec = &o.Spec
 	case *corev1.Node:
 		spec = &o.Spec
+	case *corev1.Service:
+		spec = &o.Spec
+	case *networkingv1.NetworkPolicy:
+		spec = &o.Spec
 	}
 	return json.Marshal(spec)
 }
@@ -251,6 +258,8 @@ func immutable(next, old Object, p *problems) {
 		if !sameJSON(n.Spec.Selector, old.(*appsv1.Deployment).Spec.Selector) {
 			p.hint("spec.selector", "delete the Deployment and apply it again, or give it another name", "cannot be changed")
 		}
+	case *corev1.Service:
+		immutableService(n, old.(*corev1.Service), p)
 	case *corev1.ConfigMap:
 		immutableConfigMap(n, old.(*corev1.ConfigMap), p)
 	case *corev1.Secret:

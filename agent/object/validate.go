@@ -9,6 +9,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -37,6 +38,10 @@ func validate(obj Object, p *problems) {
 		p.pod(&o.Spec, "spec")
 	case *appsv1.Deployment:
 		p.deployment(o)
+	case *corev1.Service:
+		p.service(o)
+	case *networkingv1.NetworkPolicy:
+		p.networkPolicy(o)
 	case *corev1.ConfigMap:
 		p.configMap(o)
 	case *corev1.Secret:
@@ -94,7 +99,7 @@ func (p *problems) labels(set map[string]string, path string) {
 }
 
 // ours are the annotations of skein.dev that objects may carry.
-var ours = []string{AnnotationKey, AnnotationAdvertise, AnnotationApplied, AnnotationRestarted, AnnotationRevision, AnnotationExclusive, AnnotationWhenIsolated, AnnotationHostPath, AnnotationPrivileged, AnnotationCapabilities}
+var ours = []string{AnnotationKey, AnnotationAdvertise, AnnotationApplied, AnnotationRestarted, AnnotationRevision, AnnotationExclusive, AnnotationWhenIsolated, AnnotationHostPath, AnnotationPrivileged, AnnotationCapabilities, AnnotationPublish}
 
 func (p *problems) annotations(set map[string]string, path string) {
 	total := 0

@@ -248,4 +248,3 @@ func BenchmarkWiringAPod(b *testing.B) {
 		b.Error(err)
 	}
 }
-
