@@ -76,6 +76,8 @@ func docs() string {
 	}
 	section(&b, "Pod", "A Pod, and a Deployment's `spec.template`.", KindPod, "")
 	section(&b, "Deployment", "`spec.template.spec` is that of a Pod.", KindDeployment, "spec.template.spec")
+	section(&b, "Service", serviceText, KindService, "")
+	section(&b, "NetworkPolicy", networkPolicyText, KindNetworkPolicy, "")
 	section(&b, "ConfigMap", "At most 1 MiB in all. Changes reach the Pods that run, see [volumes](volumes.md).", KindConfigMap, "")
 	section(&b, "Secret", secretText, KindSecret, "")
 	section(&b, "Namespace", "It has no settings of its own; what its Pods may do to their machines is said by annotations, see below.", KindNamespace, "")
@@ -87,6 +89,13 @@ func docs() string {
 const secretText = `Values are sealed before they enter the log, with a key that only voters hold, and opened for the nodes that run Pods which
 name them. Tables and ` + "`skein describe`" + ` show keys and sizes; ` + "`get -o yaml`" + ` and ` + "`-o json`" + ` show values and take the role edit. Types: Opaque, types of
 one's own, and of Kubernetes' own dockerconfigjson, dockercfg, tls, basic-auth and ssh-auth, with the keys that they must have.`
+
+const serviceText = `An address out of ` + "`10.96.0.0/16`" + ` and a name, ` + "`web`, `web.NAMESPACE` or `web.NAMESPACE.svc.cluster.local`" + `, that lead to the ready Pods which
+it selects; with ` + "`clusterIP: None`" + ` the name leads to the Pods themselves, and with type ExternalName to another name. A node port is of
+every node, from 30000 to 32767, and chosen by the cluster where none is named. The address cannot be changed.`
+
+const networkPolicyText = `A Pod that no policy selects takes everything and reaches everything. One that some policies select takes (policyTypes: Ingress), or reaches
+(Egress), what one of them lets through, and what answers it. Its own node always reaches it: probes come from there. Defaults are Kubernetes'.`
 
 const docsTail = `
 ## Labels and annotations of skein.dev
@@ -101,6 +110,8 @@ const docsTail = `
 | ` + "`" + AnnotationHostPath + "`" + ` | Namespace | ` + "`allow`" + ` lets its Pods mount folders of their machine (` + "`hostPath`" + `); it takes the role admin to set it or take it back |
 | ` + "`" + AnnotationPrivileged + "`" + ` | Namespace | ` + "`allow`" + ` lets its containers be ` + "`privileged`" + `, by the same rule |
 | ` + "`" + AnnotationCapabilities + "`" + ` | Namespace | ` + "`NET_ADMIN,SYS_TIME`" + `, or ` + "`ALL`" + `: capabilities that its containers may add beyond those that each has, by the same rule |
+| ` + "`" + AnnotationPublish + "`" + ` | Service | ` + "`8080`" + `, or ` + "`8080:http,8443:443`" + `: ports of the loopback address of a lab's machine that lead to ports of the Service (the first TCP port, where none is named) |
+| ` + "`" + AnnotationTunnelKey + "`" + ` | Node | shown: the public key by which others encrypt what they send to its Pods |
 | ` + "`" + AnnotationUlimit + `NAME` + "`" + ` | Pod, template | ` + "`SOFT:HARD`" + `, or one number for both, -1 for none: a limit of the kernel's on each process of its containers; the names are docker's (nofile, nproc, core, memlock, stack, …), see [containers](containers.md); it cannot be changed on a Pod |
 
 Every other key of skein.dev is the cluster's own, and unknown ones are refused.

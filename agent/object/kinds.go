@@ -167,7 +167,7 @@ func Nearest(word string) string {
 
 // otherWords are short names of kinds that Kubernetes has and we have not.
 var otherWords = map[string]string{
-	"ds": "DaemonSet", "sts": "StatefulSet", "pvc": "PersistentVolumeClaim",
+	"ds": "DaemonSet", "ep": "Endpoints", "sts": "StatefulSet", "pvc": "PersistentVolumeClaim",
 	"pv": "PersistentVolume", "hpa": "HorizontalPodAutoscaler", "ing": "Ingress", "ingresses": "Ingress", "cj": "CronJob",
 	"rs": "ReplicaSet", "rc": "ReplicationController", "pdb": "PodDisruptionBudget", "sa": "ServiceAccount",
 	"sc": "StorageClass", "storageclasses": "StorageClass",

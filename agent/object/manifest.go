@@ -233,6 +233,7 @@ var neverKinds = map[string]string{
 	"PersistentVolume":               "storage is local to a node",
 	"LimitRange":                     "set requests and limits of each container",
 	"ResourceQuota":                  "set requests and limits of each container",
+	"Endpoints":                      "a Service has EndpointSlices: \"skein get endpointslices\"",
 	"StatefulSet":                    "write a Deployment for what keeps no data of its own",
 	"ReplicationController":          "write a Deployment",
 	"ReplicaSet":                     "write a Deployment: its Revisions are what ReplicaSets are to Kubernetes",
@@ -256,6 +257,8 @@ func refusedKind(name string) (msg, hint string) {
 		return "events are written by the cluster", "see them with \"skein events\""
 	case KindRevision:
 		return "revisions are made by their Deployment", "change the Deployment's template"
+	case KindEndpointSlice:
+		return "endpointslices are made from Services", "write a Service with a selector; type: ExternalName leads to what runs elsewhere"
 	case KindImage:
 		return "images are not made by manifests", "load one with \"skein image import FILE.tar\""
 	}

@@ -173,7 +173,7 @@ func TestQuantitiesAndNumbersAreReadAsKubernetesDoes(t *testing.T) {
 // TestManifestErrors holds what people are told, word for word: one fault in
 // each manifest, made by a replacement in one that is good.
 func TestManifestErrors(t *testing.T) {
-	faults := []struct{ old, new string }{
+	faults := []fault{
 		{"replicas: 3", "replcas: 3"},
 		{"replicas: 3", "replicas: three"},
 		{"replicas: 3", "replicas: 3.5"},
@@ -264,12 +264,21 @@ func TestManifestErrors(t *testing.T) {
 		{"replicas: 3", "replicas: *x"},
 		{"metadata:\n  name", "metadata: &m\n  <<: 7\n  name"},
 	}
+	faulty(t, "errors.txt", web, faults)
+}
+
+// A fault is a replacement in a manifest that makes it a wrong one.
+type fault struct{ old, new string }
+
+// faulty keeps in a golden file what is told of each fault.
+func faulty(t *testing.T, file, good string, faults []fault) {
+	t.Helper()
 	var b strings.Builder
 	for _, f := range faults {
-		if !strings.Contains(web, f.old) {
+		if !strings.Contains(good, f.old) {
 			t.Fatalf("%q is not in the manifest", f.old)
 		}
-		text := strings.Replace(web, f.old, f.new, 1)
+		text := strings.Replace(good, f.old, f.new, 1)
 		_, err := Parse("web.yaml", []byte(text), "")
 		fmt.Fprintf(&b, "# %s\n", strings.ReplaceAll(f.new, "\n", `\n`))
 		var m *ManifestError
@@ -282,7 +291,7 @@ func TestManifestErrors(t *testing.T) {
 			fmt.Fprintf(&b, "hint: %s\n", m.Hint)
 		}
 	}
-	golden(t, "errors.txt", b.String())
+	golden(t, file, b.String())
 }
 
 func TestParseTellsTenFaults(t *testing.T) {

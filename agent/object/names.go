@@ -41,7 +41,10 @@ const (
 	AnnotationCapabilities = "skein.dev/capabilities"
 	// On a Pod or template, before the name of a limit: "SOFT:HARD", see [Ulimits].
 	AnnotationUlimit = "skein.dev/ulimit."
-	annotationPrefix = "skein.dev/"
+	// On a Node: the public key, in base64, by which other nodes encrypt what they
+	// send to its Pods.
+	AnnotationTunnelKey = "skein.dev/wireguard-key"
+	annotationPrefix    = "skein.dev/"
 )
 
 // Reasons of a Node's condition Ready.

@@ -1,9 +1,9 @@
 package object
 
 import (
-	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -52,7 +52,10 @@ func defaultNetworkPolicy(n *networkingv1.NetworkPolicy) {
 func (p *problems) networkPolicy(n *networkingv1.NetworkPolicy) {
 	p.labelSelector(&n.Spec.PodSelector, "spec.podSelector")
 	for i, t := range n.Spec.PolicyTypes {
-		p.oneOf(fmt.Sprintf("spec.policyTypes[%d]", i), string(t), "Ingress", "Egress")
+		p.oneOf(indexed("spec.policyTypes", i), string(t), "Ingress", "Egress")
+		if slices.Contains(n.Spec.PolicyTypes[:i], t) {
+			p.add(indexed("spec.policyTypes", i), "%q is there twice", clip(string(t)))
+		}
 	}
 	if len(n.Spec.Ingress) > 0 && !slices.Contains(n.Spec.PolicyTypes, networkingv1.PolicyTypeIngress) {
 		p.add("spec.ingress", "without Ingress among policyTypes it says nothing")
@@ -61,16 +64,16 @@ func (p *problems) networkPolicy(n *networkingv1.NetworkPolicy) {
 		p.add("spec.egress", "without Egress among policyTypes it says nothing")
 	}
 	for i, r := range n.Spec.Ingress {
-		p.policySide(r.Ports, r.From, fmt.Sprintf("spec.ingress[%d]", i), "from")
+		p.policySide(r.Ports, r.From, indexed("spec.ingress", i), "from")
 	}
 	for i, r := range n.Spec.Egress {
-		p.policySide(r.Ports, r.To, fmt.Sprintf("spec.egress[%d]", i), "to")
+		p.policySide(r.Ports, r.To, indexed("spec.egress", i), "to")
 	}
 }
 
 func (p *problems) policySide(ports []networkingv1.NetworkPolicyPort, peers []networkingv1.NetworkPolicyPeer, path, side string) {
 	for i, port := range ports {
-		at := fmt.Sprintf("%s.ports[%d]", path, i)
+		at := indexed(path+".ports", i)
 		p.oneOf(at+".protocol", string(*port.Protocol), "TCP", "UDP")
 		switch {
 		case port.Port == nil:
@@ -90,7 +93,7 @@ func (p *problems) policySide(ports []networkingv1.NetworkPolicyPort, peers []ne
 		}
 	}
 	for i, peer := range peers {
-		at := fmt.Sprintf("%s.%s[%d]", path, side, i)
+		at := indexed(path+"."+side, i)
 		switch {
 		case peer.IPBlock != nil && (peer.PodSelector != nil || peer.NamespaceSelector != nil):
 			p.add(at, "ipBlock stands alone")
@@ -113,7 +116,7 @@ func (p *problems) ipBlock(b *networkingv1.IPBlock, path string) {
 	for i, text := range b.Except {
 		part, err := netip.ParsePrefix(text)
 		if err != nil || part.Bits() <= whole.Bits() || !whole.Contains(part.Addr()) {
-			p.add(fmt.Sprintf("%s.except[%d]", path, i), "%q: want a prefix within %s", clip(text), b.CIDR)
+			p.add(indexed(path+".except", i), "%q: want a prefix within %s", clip(text), b.CIDR)
 		}
 	}
 }
@@ -123,7 +126,8 @@ func (p *problems) labelSelector(s *metav1.LabelSelector, path string) {
 		return
 	}
 	for _, e := range metav1validation.ValidateLabelSelector(s, metav1validation.LabelSelectorValidationOptions{}, fieldpath.NewPath(path)) {
-		p.add(e.Field, "%s", e.ErrorBody())
+		why, _, _ := strings.Cut(e.ErrorBody(), " (e.g. ")
+		p.add(e.Field, "%s", why)
 	}
 }
 

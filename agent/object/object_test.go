@@ -61,7 +61,7 @@ func TestEncodeRefusesWhatCannotBeStored(t *testing.T) {
 		"no uid":               &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}},
 		"no namespace":         &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "n", UID: "u"}},
 		"a namespace too much": &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n", UID: "u", Namespace: "x"}},
-		"a kind not stored":    &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "n", UID: "u", Namespace: "x"}},
+		"a kind not stored":    &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "n", UID: "u", Namespace: "x"}},
 	}
 	for name, obj := range tests {
 		if _, err := Put(obj, 0); err == nil {
@@ -145,13 +145,14 @@ func TestLookup(t *testing.T) {
 	}
 	for word, want := range map[string]string{
 		"deploy": KindDeployment, "deployments.apps": KindDeployment, "rev": KindRevision, "no": KindNode,
+		"svc": KindService, "netpol": KindNetworkPolicy, "networkpolicies.networking.k8s.io": KindNetworkPolicy, "endpointslice": KindEndpointSlice,
 		"ns": KindNamespace, "ev": KindEvent, "img": KindImage, "images": KindImage,
 	} {
 		if k, ok := Lookup(word); !ok || k.Name != want {
 			t.Errorf("%s: got %s, %v", word, k.Name, ok)
 		}
 	}
-	for _, word := range []string{"", "token", "tokens", "keyring", "authority", "svc", "pods.apps"} {
+	for _, word := range []string{"", "token", "tokens", "keyring", "authority", "selection", "selections", "ds", "pods.apps"} {
 		if k, ok := Lookup(word); ok {
 			t.Errorf("%s: got %s", word, k.Name)
 		}
@@ -324,7 +325,7 @@ func TestKindsArePlain(t *testing.T) {
 			t.Errorf("%s is internal", k.Name)
 		}
 	}
-	if want := []string{"pods", "deployments", "revisions", "configmaps", "secrets", "nodes", "namespaces", "events", "images"}; !slices.Equal(names, want) {
+	if want := []string{"pods", "deployments", "revisions", "services", "endpointslices", "networkpolicies", "configmaps", "secrets", "nodes", "namespaces", "events", "images"}; !slices.Equal(names, want) {
 		t.Errorf("got %v", names)
 	}
 	if k, ok := KindNamed(KindAuthority); !ok || k.Plural != "authorities" {
@@ -377,15 +378,15 @@ func benchPod(b *testing.B) *state.Row {
 
 func TestUnsupportedKindsAreToldByAnyWord(t *testing.T) {
 	for word, want := range map[string]string{
-		"svc": "Service", "services": "Service", "service": "Service", "pvc": "PersistentVolumeClaim", "hpa": "HorizontalPodAutoscaler",
-		"statefulsets.apps": "StatefulSet", "ing": "Ingress", "networkpolicies": "NetworkPolicy",
+		"endpoints": "Endpoints", "ep": "Endpoints", "ds": "DaemonSet", "pvc": "PersistentVolumeClaim", "hpa": "HorizontalPodAutoscaler",
+		"statefulsets.apps": "StatefulSet", "ing": "Ingress",
 	} {
 		msg, hint, ok := Unsupported(word)
 		if !ok || !strings.Contains(msg, "the kind "+want+" is") || hint == "" {
 			t.Errorf("%s: %q, hint %q, %v; want %s", word, msg, hint, ok, want)
 		}
 	}
-	for _, word := range []string{"", "pods", "deploy", "foo", "s"} {
+	for _, word := range []string{"", "pods", "deploy", "svc", "networkpolicies", "foo", "s"} {
 		if msg, _, ok := Unsupported(word); ok {
 			t.Errorf("%q is told as %q", word, msg)
 		}

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/skein-dev/skein/consensus/state"
 )
 
@@ -34,6 +36,9 @@ func MergePatch(row *state.Row, patch []byte) (Object, string, error) {
 	}
 	if len(p.list) == 0 {
 		next.SetResourceVersion(old.GetResourceVersion())
+		if service, ok := next.(*corev1.Service); ok {
+			dropService(service, old.(*corev1.Service))
+		}
 		Default(next)
 		immutable(next, old, &p)
 		validate(next, &p)

@@ -248,6 +248,7 @@ func TestTables(t *testing.T) {
 		KindPod: podRows(t), KindNode: nodeRows(t), KindDeployment: {deploymentRow(t)}, KindRevision: revisionRows(t),
 		KindEvent: eventRows(t), KindImage: imageRows(t), KindNamespace: namespaceRows(t),
 		KindConfigMap: {configMapRow(t)}, KindSecret: {secretRow(t)},
+		KindService: serviceRows(t), KindEndpointSlice: {sliceRow(t)}, KindNetworkPolicy: {policyRow(t)},
 	}
 	opt := TableOptions{
 		Now: testNow, PodsOn: func(node string) int { return len(node) }, Holders: func(*Image) int { return 3 },

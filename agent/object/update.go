@@ -73,7 +73,7 @@ func sortedKeys(m map[string]string) []string {
 // clusters reports whether an annotation is written by the cluster: in a
 // manifest it is left over from reading an object, and without effect.
 func clusters(key string) bool {
-	return key == AnnotationApplied || key == AnnotationRevision || key == AnnotationKey || key == AnnotationAdvertise
+	return key == AnnotationApplied || key == AnnotationRevision || key == AnnotationKey || key == AnnotationAdvertise || key == AnnotationTunnelKey
 }
 
 // copyOf returns a copy of m's object that shares nothing with it.

@@ -78,6 +78,9 @@ func (p *problems) metadata(obj Object) {
 			p.hint(keyed("metadata.annotations", key), "set it on the namespace", "is a policy of namespaces")
 		}
 	}
+	if _, given := obj.GetAnnotations()[AnnotationPublish]; given && k.Name != KindService {
+		p.hint(keyed("metadata.annotations", AnnotationPublish), "set it on the Service that leads to the Pods", "is of Services")
+	}
 	for _, key := range slices.Sorted(maps.Keys(obj.GetAnnotations())) {
 		if strings.HasPrefix(key, AnnotationUlimit) && k.Name != KindPod {
 			p.hint(keyed("metadata.annotations", key), "of a Deployment set it on spec.template.metadata.annotations", "is a limit of Pods")
@@ -99,7 +102,7 @@ func (p *problems) labels(set map[string]string, path string) {
 }
 
 // ours are the annotations of skein.dev that objects may carry.
-var ours = []string{AnnotationKey, AnnotationAdvertise, AnnotationApplied, AnnotationRestarted, AnnotationRevision, AnnotationExclusive, AnnotationWhenIsolated, AnnotationHostPath, AnnotationPrivileged, AnnotationCapabilities, AnnotationPublish}
+var ours = []string{AnnotationKey, AnnotationAdvertise, AnnotationApplied, AnnotationRestarted, AnnotationRevision, AnnotationExclusive, AnnotationWhenIsolated, AnnotationHostPath, AnnotationPrivileged, AnnotationCapabilities, AnnotationPublish, AnnotationTunnelKey}
 
 func (p *problems) annotations(set map[string]string, path string) {
 	total := 0
