@@ -48,6 +48,12 @@ func (m *model) ring(gained uint64) {
 	if len(m.waiting) > 0 || m.view.Gained() != gained {
 		m.bells.placement.Ring()
 	}
+	if len(m.web.stale) > 0 {
+		m.bells.endpoints.Ring()
+	}
+	if len(m.web.lapsed) > 0 {
+		m.bells.selections.Ring()
+	}
 	if len(m.orphans) > 0 || len(m.leaving) > 0 || len(m.ending) > 0 {
 		m.bells.garbage.Ring()
 	}
@@ -60,6 +66,7 @@ func (m *model) put(row *state.Row) error {
 		if err != nil {
 			return err
 		}
+		m.web.nameSpace(row.Key.Name, ns.Labels)
 		delete(m.ending, row.Key.Name)
 		if ns.DeletionTimestamp != nil || ns.Status.Phase == corev1.NamespaceTerminating {
 			m.ending[row.Key.Name] = true
@@ -98,6 +105,8 @@ func (m *model) put(row *state.Row) error {
 		}
 		m.agePod(p)
 		m.putPod(p)
+	default:
+		return m.putWeb(row)
 	}
 	return nil
 }
@@ -151,6 +160,13 @@ func (m *model) remove(key state.Key) {
 	switch key.Kind {
 	case object.KindNamespace:
 		delete(m.ending, key.Name)
+		m.web.nameSpace(key.Name, nil)
+		delete(m.web.namespaces, key.Name)
+	case object.KindService:
+		m.web.dropService(key)
+	case object.KindNetworkPolicy:
+		delete(m.web.policies, key)
+		m.web.lapsed[key] = struct{}{}
 	case object.KindImage:
 		m.view.RemoveImage(m.images[key])
 		delete(m.images, key)
@@ -292,6 +308,8 @@ func (m *model) putPod(p *pod) {
 	old := m.pods[p.key]
 	m.forgetPod(old)
 	m.pods[p.key] = p
+	enter(m.web.byName, p.key.Namespace, p)
+	m.web.moved(old, p)
 	if p.node != "" {
 		enter(m.byNode, p.node, p)
 	}
@@ -340,6 +358,7 @@ func (m *model) removePod(key state.Key) {
 	}
 	m.forgetPod(p)
 	delete(m.pods, key)
+	m.web.moved(p, nil)
 	if p.leased {
 		m.over = append(m.over, p.uid)
 	}
@@ -365,6 +384,7 @@ func (m *model) forgetPod(p *pod) {
 	delete(m.orphans, p.key)
 	delete(m.leaving, p.key)
 	exit(m.slots, p.slot, p.key)
+	exit(m.web.byName, p.key.Namespace, p.key)
 	exit(m.byNode, p.node, p.key)
 	exit(m.byOwner, p.owner, p.key)
 }

@@ -36,6 +36,8 @@ type pod struct {
 	slot      string    // what it may be in only once, if exclusive
 	refused   string    // why it is not placed, as its condition says
 	told      time.Time // when that was written
+
+	wiring
 }
 
 func (p *pod) finished() bool { return p.phase == corev1.PodSucceeded || p.phase == corev1.PodFailed }
@@ -76,6 +78,7 @@ func podFacts(row *state.Row, shape func(owner string) *place.Shape) (*pod, erro
 		node: p.Spec.NodeName, created: p.CreationTimestamp.Time,
 		phase: p.Status.Phase, deleting: p.DeletionTimestamp != nil,
 	}
+	out.wiring = wiringOf(p, object.Labels(row))
 	out.leased = object.Leased(p.Annotations)
 	if out.exclusive = object.Exclusive(p.Annotations); out.exclusive {
 		out.slot = slotOf(p)

@@ -92,6 +92,7 @@ type Leader struct {
 	mu      sync.Mutex
 	streams map[string]int // open ones by node, whether this node leads or not
 	now     *reign         // nil while another leads
+	acks    acks
 }
 
 // New returns a leader that waits for its first term.
@@ -105,7 +106,7 @@ func New(cfg Config) *Leader {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Leader{cfg: cfg, log: cfg.Logger.With("component", "leader"), streams: map[string]int{}}
+	return &Leader{cfg: cfg, log: cfg.Logger.With("component", "leader"), streams: map[string]int{}, acks: acks{upTo: map[string]uint64{}, moved: make(chan struct{})}}
 }
 
 // A reign is one term of leading.
@@ -167,6 +168,8 @@ func (r *reign) loops() []*reconcile.Loop {
 		{Name: "events", Wake: r.events.bell.C, Resync: time.Minute, Do: r.events.flush, Logger: r.log},
 		{Name: "voters", Wake: bells.voters.C, Resync: 10 * time.Second, Do: r.keepVoters, Logger: r.log},
 		{Name: "addresses", Wake: bells.blocks.C, Resync: time.Minute, Do: r.giveBlocks, Logger: r.log},
+		{Name: "endpoints", Wake: bells.endpoints.C, Resync: time.Minute, Do: r.keepEndpoints, Logger: r.log},
+		{Name: "policies", Wake: bells.selections.C, Resync: time.Minute, Do: r.keepSelections, Logger: r.log},
 		{Name: "keyring", Resync: time.Minute, Do: r.turnKeys, Logger: r.log},
 	}
 }

@@ -24,11 +24,14 @@ var followed = []state.Selector{
 	{Kind: object.KindDeployment},
 	{Kind: object.KindRevision},
 	{Kind: object.KindPod},
+	{Kind: object.KindService},
+	{Kind: object.KindNetworkPolicy},
 }
 
 // rankOf orders the rows of one step: owners before what they own.
 var rankOf = map[string]int{
 	object.KindNamespace: 0, object.KindImage: 0, object.KindNode: 1, object.KindDeployment: 2, object.KindRevision: 3, object.KindPod: 4,
+	object.KindService: 5, object.KindNetworkPolicy: 5,
 }
 
 type pods map[state.Key]*pod
@@ -66,17 +69,20 @@ type model struct {
 	over    []string               // uids of Pods with a lease that are not in the log any more
 	orphans map[state.Key]struct{} // Pods and Revisions whose owner may be gone
 	leaving map[state.Key]struct{} // Pods that are being deleted
+
+	web web
 }
 
 // bells wake the loops.
 type bells struct {
-	deployments, placement, garbage, nodes, voters, court, blocks reconcile.Bell
+	deployments, placement, garbage, nodes, voters, court, blocks, endpoints, selections reconcile.Bell
 }
 
 func newBells() bells {
 	return bells{
 		deployments: reconcile.NewBell(), placement: reconcile.NewBell(), garbage: reconcile.NewBell(),
 		nodes: reconcile.NewBell(), voters: reconcile.NewBell(), court: reconcile.NewBell(), blocks: reconcile.NewBell(),
+		endpoints: reconcile.NewBell(), selections: reconcile.NewBell(),
 	}
 }
 
@@ -94,6 +100,10 @@ func (m *model) clear() {
 	m.byParent, m.ending = map[string]map[string]*revision{}, map[string]bool{}
 	m.slots = map[string]pods{}
 	m.view = place.NewView()
+	settled := m.web.settled
+	if m.web = newWeb(); settled != nil {
+		close(settled)
+	}
 	m.dirty, m.orphans, m.leaving = map[state.Key]struct{}{}, map[state.Key]struct{}{}, map[state.Key]struct{}{}
 }
 
