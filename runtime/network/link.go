@@ -20,8 +20,8 @@ import (
 // same rules as all else, and no Pod can speak to another by its hardware address.
 // Inside, the Pod has one address and one neighbour, that every Pod has: Gateway.
 const (
-	// LinkPrefix begins the name of every link of ours.
-	LinkPrefix = "sk-"
+	// LinkPrefix begins the name of every link to a Pod.
+	LinkPrefix = "sk-p"
 	inner      = "eth0" // the Pod's end, as it sees it
 	// Protocol marks our routes in the kernel, for those who look and clean up.
 	Protocol netlink.RouteProtocol = 73
@@ -45,7 +45,7 @@ func podMAC(addr netip.Addr) net.HardwareAddr {
 func LinkName(pod string) string {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(pod)) // never fails
-	return LinkPrefix + fmt.Sprintf("%012x", h.Sum64()&(1<<48-1))
+	return LinkPrefix + fmt.Sprintf("%011x", h.Sum64()&(1<<44-1))
 }
 
 // wire gives the pinned network its link, address and way out. What is so already
@@ -267,7 +267,7 @@ func (p *Pins) Sweep() error {
 	}
 	var errs []error
 	for _, l := range links {
-		if l.Type() != "veth" || len(l.Attrs().Name) != len(LinkPrefix)+12 || l.Attrs().Name[:len(LinkPrefix)] != LinkPrefix || keep[l.Attrs().Name] {
+		if l.Type() != "veth" || len(l.Attrs().Name) != len(LinkPrefix)+11 || l.Attrs().Name[:len(LinkPrefix)] != LinkPrefix || keep[l.Attrs().Name] {
 			continue
 		}
 		if err := host.LinkDel(l); err != nil && !errors.Is(err, unix.ENODEV) {
