@@ -59,6 +59,8 @@ func (s *Server) related(kind object.Kind, row *state.Row) object.Related {
 		out.Pods = store.List(object.KindPod, row.Key.Namespace, object.OwnerIndex(row.UID))
 	case object.KindNode:
 		out.Pods = store.List(object.KindPod, "", object.NodeIndex(row.Key.Name))
+	case object.KindService:
+		out.Slices = store.List(object.KindEndpointSlice, row.Key.Namespace, object.LabelIndex(object.LabelServiceName, row.Key.Name))
 	case object.KindNamespace:
 		out.Pods = store.List(object.KindPod, row.Key.Name, "")
 	}

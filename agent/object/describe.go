@@ -17,9 +17,9 @@ import (
 
 // Related is what a description tells beside the object itself: the Events
 // about it, and the Pods and Revisions that are its own (of a Node: that run on
-// it; of a Namespace: that are in it).
+// it; of a Namespace: that are in it), and of a Service its EndpointSlices.
 type Related struct {
-	Events, Pods, Revisions []*state.Row
+	Events, Pods, Revisions, Slices []*state.Row
 }
 
 // Describe tells an object's story to a person. Its layout is no contract.

@@ -8,6 +8,8 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -28,6 +30,12 @@ func (d *description) others(obj Object) error {
 		if len(d.with.Pods) > 0 {
 			d.put("Pods", fmt.Sprint(len(d.with.Pods)))
 		}
+	case *corev1.Service:
+		return d.service(o)
+	case *discoveryv1.EndpointSlice:
+		d.endpointSlice(o)
+	case *networkingv1.NetworkPolicy:
+		d.networkPolicy(o)
 	case *corev1.ConfigMap:
 		d.configMap(o)
 	case *corev1.Secret:
