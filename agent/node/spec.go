@@ -76,6 +76,9 @@ func sandboxOf(pod *corev1.Pod, at place) container.Sandbox {
 
 func hostnameOf(pod *corev1.Pod) string {
 	host := cmp.Or(pod.Spec.Hostname, pod.Name)
+	if whole := object.FQDN(pod); whole != "" && isTrue(pod.Spec.SetHostnameAsFQDN) {
+		return whole // which was seen to fit when the Pod was accepted
+	}
 	if len(host) > 63 {
 		host = strings.TrimRight(host[:63], "-.")
 	}

@@ -160,3 +160,15 @@ func TestResourcesBecomeLimitsAndOOMOrder(t *testing.T) {
 		})
 	}
 }
+
+func TestHostNames(t *testing.T) {
+	yes := true
+	for want, spec := range map[string]corev1.PodSpec{
+		"web-1": {}, "h": {Hostname: "h", Subdomain: "sub"}, "k": {Hostname: "k", SetHostnameAsFQDN: &yes},
+		"h.sub.ns.svc.cluster.local": {Hostname: "h", Subdomain: "sub", SetHostnameAsFQDN: &yes},
+	} {
+		if got := hostnameOf(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "web-1", Namespace: "ns"}, Spec: spec}); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}

@@ -60,6 +60,7 @@ func defaultPod(s *corev1.PodSpec) {
 	for i := range s.Containers {
 		defaultContainer(&s.Containers[i])
 	}
+	defaultHostPorts(s)
 }
 
 func defaultContainer(c *corev1.Container) {

@@ -131,6 +131,9 @@ func (d *description) container(c *corev1.Container, status *corev1.ContainerSta
 		if p.Name != "" {
 			text += " (" + p.Name + ")"
 		}
+		if p.HostPort > 0 {
+			text += " at its node's " + strings.TrimPrefix(p.HostIP+":", ":") + itoa(p.HostPort)
+		}
 		ports = append(ports, text)
 	}
 	if len(ports) > 0 {

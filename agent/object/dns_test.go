@@ -19,7 +19,8 @@ func TestHowAPodLooksNamesUp(t *testing.T) {
 		"dnsConfig: {searches: [a..b]}":                                  "is no domain",
 		"dnsConfig: {options: [{value: a}]}":                             "spec.dnsConfig.options[0].name",
 		`dnsConfig: {options: [{name: ndots, value: "1\noptions x"}]}`:   "spec.dnsConfig.options[0].value",
-		"subdomain: a": "spec.subdomain",
+		"subdomain: a.b": "spec.subdomain",
+		"subdomain: a, setHostnameAsFQDN: true, dnsPolicy: ClusterFirstWithHostNet": "",
 	}
 	for text, want := range tests {
 		_, err := Parse("p.yaml", []byte("{apiVersion: v1, kind: Pod, metadata: {name: p}, spec: {containers: [{name: c, image: i}], "+text+"}}"), "")

@@ -49,7 +49,6 @@ var nodeRules = []rule{
 
 const (
 	hintSpread  = "Pods of one Deployment are spread over zones and nodes by themselves; nodeSelector chooses nodes"
-	hintNet     = "hostNetwork gives the Pod its node's network"
 	hintOwnUser = "set runAsUser, runAsGroup and supplementalGroups"
 	hintNoAPI   = "Pods have no access to the cluster's API: remove it"
 	hintRequest = "set requests and limits of each container"
@@ -63,16 +62,15 @@ var podRules = append([]rule{
 		"securityContext.supplementalGroups", "securityContext.seccompProfile.type", "securityContext.seccompProfile.localhostProfile",
 	),
 	refuses("\"skein exec\" runs a program in a running container", "ephemeralContainers"),
-	only("dnsPolicy", []string{"ClusterFirst", "Default", "None"}, "the cluster's names come with its network"),
+	only("dnsPolicy", []string{"ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"}, "these are Kubernetes' own"),
 	takes("dnsConfig.nameservers", "dnsConfig.searches", "dnsConfig.options.name", "dnsConfig.options.value"),
 	takes("hostAliases.ip", "hostAliases.hostnames"),
-	later(hintNet, "subdomain"),
-	only("setHostnameAsFQDN", []string{"false"}, "hostname sets the host name"),
+	takes("subdomain", "setHostnameAsFQDN"),
 	refuses("hostname sets the host name", "hostnameOverride"),
 	only("serviceAccountName", []string{"default"}, hintNoAPI),
 	only("serviceAccount", []string{"default"}, hintNoAPI),
 	only("automountServiceAccountToken", []string{"false"}, hintNoAPI),
-	only("enableServiceLinks", []string{"false"}, "Services come later, and are found by name"),
+	only("enableServiceLinks", []string{"false"}, "a container gets no variables of Services: they are found by name"),
 	takes("hostPID", "hostIPC", "shareProcessNamespace"),
 	takes("hostUsers"),
 	takes("imagePullSecrets.name"),
@@ -108,7 +106,7 @@ var podRules = append([]rule{
 var containerRules = append([]rule{
 	takes(
 		"name", "image", "command", "args", "workingDir", "imagePullPolicy",
-		"ports.name", "ports.containerPort", "ports.protocol",
+		"ports.name", "ports.containerPort", "ports.protocol", "ports.hostPort", "ports.hostIP",
 		"env.name", "env.value", "env.valueFrom.fieldRef.fieldPath", "env.valueFrom.fieldRef.apiVersion",
 		"resources.limits.cpu", "resources.limits.memory", "resources.requests.cpu", "resources.requests.memory",
 		"securityContext.runAsUser", "securityContext.runAsGroup", "securityContext.runAsNonRoot",
@@ -116,8 +114,6 @@ var containerRules = append([]rule{
 		"securityContext.capabilities.add", "securityContext.capabilities.drop", "securityContext.seccompProfile.type",
 		"stdin", "stdinOnce", "tty",
 	),
-	only("ports.hostPort", []string{"0"}, hintNet),
-	later(hintNet, "ports.hostIP"),
 	takes(
 		"envFrom.prefix", "envFrom.configMapRef.name", "envFrom.configMapRef.optional", "envFrom.secretRef.name", "envFrom.secretRef.optional",
 		"env.valueFrom.configMapKeyRef.name", "env.valueFrom.configMapKeyRef.key", "env.valueFrom.configMapKeyRef.optional",

@@ -228,7 +228,6 @@ func TestManifestErrors(t *testing.T) {
 		{"terminationGracePeriodSeconds: 5", "activeDeadlineSeconds: 5"},
 		{"containers:\n      - name: web", "initContainers: [{name: i, image: a, lifecycle: {preStop: {sleep: {seconds: 1}}}}]\n      containers:\n      - name: web"},
 		{"containerPort: 8080", "containerPort: 80800"},
-		{"containerPort: 8080", "containerPort: 8080\n          hostPort: 80"},
 		{"name: http\n", "name: http_port\n"},
 		{"- name: PORT", "- name: A=B"},
 		{"value: \"8080\"", "value: 8080"},

@@ -83,6 +83,7 @@ func TemplateHash(template *corev1.PodTemplateSpec) string {
 			t.Labels = nil
 		}
 	}
+	t.Spec = withoutHostPorts(t.Spec)
 	body, err := json.Marshal(&t)
 	if err != nil {
 		panic(fmt.Sprintf("a template that cannot be written as JSON: %v", err)) // it was read from JSON

@@ -29,6 +29,7 @@ func MergePatch(row *state.Row, patch []byte) (Object, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
+	Default(old) // a default that came later is no change
 	var p problems
 	next, err := p.patched(kind, row, patch)
 	if err != nil {

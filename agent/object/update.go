@@ -117,6 +117,7 @@ func (m *Manifest) Update(row *state.Row) (Object, string, error) {
 	if err := m.meets(old); err != nil {
 		return nil, "", err
 	}
+	Default(old) // a default that came later is no change
 	next := m.copyOf()
 	before := appliedOf(old)
 	keepMeta(next, old)

@@ -36,6 +36,7 @@ func validate(obj Object, p *problems) {
 	switch o := obj.(type) {
 	case *corev1.Pod:
 		p.pod(&o.Spec, "spec")
+		p.wholeName(&o.Spec, o.Name, o.Namespace, "spec")
 	case *appsv1.Deployment:
 		p.deployment(o)
 	case *corev1.Service:
@@ -164,6 +165,7 @@ func (p *problems) deployment(d *appsv1.Deployment) {
 			"%d: an exclusive Pod runs once", *s.Replicas)
 	}
 	p.pod(&s.Template.Spec, template+".spec")
+	p.wholeName(&s.Template.Spec, PodName(RevisionName(d.Name, "0123456789"), 0), d.Namespace, template+".spec")
 	if policy := s.Template.Spec.RestartPolicy; policy == corev1.RestartPolicyNever || policy == corev1.RestartPolicyOnFailure {
 		p.add(template+".spec.restartPolicy", "%q: Pods of a Deployment restart Always", policy)
 	}

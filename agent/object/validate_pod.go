@@ -48,6 +48,7 @@ func (p *problems) pod(s *corev1.PodSpec, path string) {
 		p.podSecurity(s.SecurityContext, path+".securityContext")
 		p.sysctls(s, path+".securityContext.sysctls")
 	}
+	p.hostPorts(s, path)
 	p.hostAliases(s.HostAliases, path+".hostAliases")
 	p.dns(s, path)
 	if d := s.ActiveDeadlineSeconds; d != nil {
