@@ -322,7 +322,7 @@ func TestWhatIsNotThereIsToldWithTheNearest(t *testing.T) {
 		"another namespace":      {&skeinv1.ObjectRef{Kind: "deploy", Name: "web", Namespace: "shop"}, "there is one with -n default"},
 		"nothing like it":        {&skeinv1.ObjectRef{Kind: "deploy", Name: "zebra"}, `see what there is with "skein get deployment"`},
 		"nothing in a namespace": {&skeinv1.ObjectRef{Kind: "pod", Name: "zebra", Namespace: "shop"}, `see what there is with "skein get pod -n shop"`},
-		"a kind for later":       {&skeinv1.ObjectRef{Kind: "svc", Name: "web"}, "until then reach Pods with hostNetwork by their node's address"},
+		"a kind for later":       {&skeinv1.ObjectRef{Kind: "ingress", Name: "web"}, "until then write a Service of type NodePort"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := w.root.Describe(t.Context(), &skeinv1.DescribeRequest{Object: c.ref})

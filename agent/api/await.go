@@ -37,8 +37,7 @@ func (c *cluster) Await(ctx context.Context, req *skeinv1.AwaitRequest, stream s
 		timeout = awaitDefault
 	}
 	store := c.cfg.Consensus.Store()
-	watch := store.Changed(state.Selector{Kind: kind.Name, Namespace: ref.GetNamespace()},
-		state.Selector{Kind: object.KindPod, Namespace: podsNamespace(kind, ref)})
+	watch := store.Changed(watched(kind, ref)...)
 	defer watch.Close()
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
@@ -150,6 +149,12 @@ func (c *cluster) lookAt(kind object.Kind, ref *skeinv1.ObjectRef, req *skeinv1.
 			return sight{}, err
 		}
 		return lookPod(p), nil
+	case object.KindService:
+		svc, err := object.Decode[corev1.Service](row)
+		if err != nil {
+			return sight{}, err
+		}
+		return c.lookService(svc)
 	}
 	return sight{done: true}, nil
 }

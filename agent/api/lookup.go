@@ -118,8 +118,8 @@ func (s *Server) node(name string) (*corev1.Node, bool) {
 	return node, err == nil
 }
 
-// podNamed reads the Pod that a reference means; of a Deployment, its first
-// ready one.
+// podNamed reads the Pod that a reference means; of a Deployment or Service,
+// its first ready one.
 func (s *Server) podNamed(ref *skeinv1.ObjectRef) (*corev1.Pod, error) {
 	pods, err := s.podsOf(ref)
 	if err != nil {
@@ -136,7 +136,7 @@ func (s *Server) podNamed(ref *skeinv1.ObjectRef) (*corev1.Pod, error) {
 	return pods[0], nil
 }
 
-// podsOf reads the Pods that a reference to a Pod or Deployment means.
+// podsOf reads the Pods that a reference to a Pod, Deployment or Service means.
 func (s *Server) podsOf(ref *skeinv1.ObjectRef) ([]*corev1.Pod, error) {
 	if ref.GetKind() == "" {
 		ref = &skeinv1.ObjectRef{Kind: "pod", Namespace: ref.GetNamespace(), Name: ref.GetName()}
@@ -158,6 +158,12 @@ func (s *Server) podsOf(ref *skeinv1.ObjectRef) ([]*corev1.Pod, error) {
 			return nil, err
 		}
 		return s.podsOfDeployment(d)
+	case object.KindService:
+		svc, err := object.Decode[corev1.Service](row)
+		if err != nil {
+			return nil, err
+		}
+		return s.podsOfService(svc)
 	case object.KindRevision:
 		return s.pods(row.Key.Namespace, object.OwnerIndex(row.UID), nil)
 	}

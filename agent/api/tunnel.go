@@ -26,11 +26,11 @@ func (c *inside) PortForward(ctx context.Context, stream skeinv1connect.InsideSe
 	if err != nil {
 		return err
 	}
-	pod, err := c.within(ctx, first.GetPod(), "")
+	pod, port, err := c.tunnelEnd(ctx, first.GetPod(), first.GetPort())
 	if err != nil {
 		return err
 	}
-	first.Pod = byUID(pod)
+	first.Pod, first.Port = byUID(pod), port
 	if pod.Spec.NodeName == c.cfg.Name {
 		return c.forwardHere(ctx, first, stream)
 	}

@@ -89,6 +89,17 @@ func defaultService(s *corev1.Service) {
 // its Pods.
 func Headless(s *corev1.Service) bool { return s.Spec.ClusterIP == corev1.ClusterIPNone }
 
+// Selects tells whether a Service leads to Pods with these labels. One without a
+// selector leads to none.
+func Selects(s *corev1.Service, labels map[string]string) bool {
+	for key, want := range s.Spec.Selector {
+		if have, there := labels[key]; !there || have != want {
+			return false
+		}
+	}
+	return len(s.Spec.Selector) > 0
+}
+
 func (p *problems) service(s *corev1.Service) {
 	spec := &s.Spec
 	p.each("metadata.name", s.Name, validation.IsDNS1035Label(s.Name))

@@ -221,6 +221,24 @@ func TestPublished(t *testing.T) {
 	}
 }
 
+func TestSelects(t *testing.T) {
+	labels := map[string]string{"app": "web", "tier": ""}
+	for _, tt := range []struct {
+		selector map[string]string
+		want     bool
+	}{
+		{nil, false},
+		{map[string]string{"app": "web"}, true},
+		{map[string]string{"app": "web", "tier": ""}, true},
+		{map[string]string{"app": "db"}, false},
+		{map[string]string{"app": "web", "zone": ""}, false},
+	} {
+		if got := Selects(&corev1.Service{Spec: corev1.ServiceSpec{Selector: tt.selector}}, labels); got != tt.want {
+			t.Errorf("%v: got %v", tt.selector, got)
+		}
+	}
+}
+
 func TestPublishIsOfServices(t *testing.T) {
 	_, err := Parse("x.yaml", []byte(edit(t, web, `team: "blue"`, `skein.dev/publish: "80"`)), "")
 	if want := `x.yaml:7: deployment "web": metadata.annotations["skein.dev/publish"]: is of Services`; errText(err) != want {
