@@ -121,11 +121,14 @@ func (c *cluster) lookService(svc *corev1.Service) (sight, error) {
 		}
 	}
 	s := sight{summary: plural(ready, "endpoint")}
+	pods = slices.DeleteFunc(pods, func(p *corev1.Pod) bool {
+		return p.DeletionTimestamp != nil || p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
+	})
 	for _, p := range pods {
 		s.lines = append(s.lines, facts(p)...)
 		if podReady(p) {
 			s.was = append(s.was, facts(p)...)
-		} else if p.DeletionTimestamp == nil {
+		} else {
 			s.stuck = append(s.stuck, p)
 		}
 	}

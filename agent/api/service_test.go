@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -73,7 +74,7 @@ func TestAConnectionToAServiceFindsAReadyPod(t *testing.T) {
 	w.putPod("old", 8080, true, nil)
 	w.putPod("new", 9090, true, nil)
 	w.putPod("starting", 8080, false, nil)
-	w.putPod("ending", 8080, true, func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: p.CreationTimestamp.Time} })
+	w.putPod("ending", 8080, true, func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: time.Now()} })
 	w.putPod("nameless", 8080, true, func(p *corev1.Pod) { p.Spec.Containers[0].Ports[0].Name = "other" })
 	w.putPod("stranger", 8080, true, func(p *corev1.Pod) { p.Labels["app"] = "db" })
 	found := map[string]bool{}
