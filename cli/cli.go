@@ -91,7 +91,7 @@ func newApp(s *session) *cli.App {
 		ExitErrHandler:            func(*cli.Context, error) {},
 		Commands: []*cli.Command{
 			s.getCommand(), s.describeCommand(), s.statusCommand(), s.eventsCommand(), s.logsCommand(),
-			s.runCommand(), s.applyCommand(), s.deleteCommand(), s.scaleCommand(), s.setCommand(),
+			s.runCommand(), s.exposeCommand(), s.applyCommand(), s.deleteCommand(), s.scaleCommand(), s.setCommand(),
 			s.restartCommand(), s.labelCommand(),
 			s.topCommand(),
 			s.execCommand(), s.attachCommand(), s.copyCommand(), s.forwardCommand(),

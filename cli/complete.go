@@ -118,6 +118,10 @@ func (k *completer) values(app *cli.App, name string) []string {
 		return k.outputs()
 	case "sort-by":
 		return []string{"cpu", "memory"}
+	case "type":
+		return []string{"ClusterIP", "NodePort"}
+	case "protocol":
+		return []string{"TCP", "UDP"}
 	case "role":
 		return []string{"view", "edit", "admin"}
 	case "image":
@@ -136,7 +140,7 @@ func (k *completer) outputs() []string {
 	if len(k.inv.path) > 0 && slices.Contains([]string{"version", "status", "create"}, k.inv.leaf().Name) {
 		return []string{"json"}
 	}
-	if len(k.inv.path) > 0 && k.inv.leaf().Name == "run" {
+	if len(k.inv.path) > 0 && slices.Contains([]string{"run", "expose"}, k.inv.leaf().Name) {
 		return []string{"json", "yaml"}
 	}
 	return []string{"json", "name", "wide", "yaml"}
@@ -166,6 +170,10 @@ func (k *completer) arguments(app *cli.App) []string {
 		return k.kindOrObject(k.word)
 	case "skein scale", "skein restart", "skein set image":
 		return k.kindOrObject(k.word, "deploy")
+	case "skein expose":
+		if first {
+			return k.kindOrObject(k.word, "deploy", "pod")
+		}
 	case "skein logs":
 		return append(k.names("pods"), k.kindOrObject(k.word, "deploy")...)
 	case "skein exec", "skein attach":
@@ -174,7 +182,7 @@ func (k *completer) arguments(app *cli.App) []string {
 		}
 	case "skein port-forward":
 		if first {
-			return append(k.names("pods"), k.kindOrObject(k.word, "deploy")...)
+			return append(k.names("pods"), k.kindOrObject(k.word, "deploy", "svc")...)
 		}
 	case "skein cp":
 		var places []string

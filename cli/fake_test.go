@@ -162,7 +162,11 @@ func (f *fake) Apply(_ context.Context, req *skeinv1.ApplyRequest) (*skeinv1.App
 		if name == "taken" && req.GetCreateOnly() {
 			return nil, refuse(connect.CodeAlreadyExists, exitFailed, "", "deployment %q exists already; nothing was changed", name)
 		}
-		response.Applied = append(response.Applied, &skeinv1.Applied{Object: deploy(name), Action: "created", Generation: 1, Awaitable: true})
+		ref := deploy(name)
+		if strings.Contains(document, `"kind":"Service"`) {
+			ref.Kind = "service"
+		}
+		response.Applied = append(response.Applied, &skeinv1.Applied{Object: ref, Action: "created", Generation: 1, Awaitable: true})
 	}
 	return response, nil
 }
@@ -178,11 +182,17 @@ var answers = map[string]string{
 	"single":     `{"kind":"Deployment","metadata":{"name":"single"},"spec":{"replicas":1,"selector":{"matchLabels":{"app":"single"}}}}`,
 	"two":        `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"two"},"spec":{"containers":[{"name":"app"},{"name":"sidecar"}]}}`,
 	"deployment": `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"web","resourceVersion":"42"},"spec":{"replicas":3,"selector":{"matchLabels":{"app":"web"}},"template":{"spec":{"containers":[{"name":"web","image":"skein/demo:v1","ports":[{"containerPort":8080}]},{"name":"log","image":"x"}]}}}}`,
+	"service":    `{"kind":"Service","metadata":{"name":"web","annotations":{"skein.dev/publish":"8080:http, 8443"}},"spec":{"selector":{"app":"web"},"ports":[{"name":"http","port":80,"protocol":"TCP","nodePort":30080},{"name":"dns","port":53,"protocol":"UDP"}]}}`,
+	"bare":       `{"kind":"Service","metadata":{"name":"bare"},"spec":{"ports":[{"port":80}]}}`,
+	"many":       `{"kind":"Deployment","metadata":{"name":"many"},"spec":{"selector":{"matchLabels":{"app":"many"}},"template":{"spec":{"containers":[{"name":"a","ports":[{"containerPort":8080,"name":"http"},{"containerPort":53,"protocol":"UDP"},{"containerPort":9,"protocol":"SCTP"}]},{"name":"b","ports":[{"containerPort":9090}]}]}}}}`,
+	"portless":   `{"kind":"Deployment","metadata":{"name":"portless"},"spec":{"selector":{"matchLabels":{"app":"portless"}},"template":{"spec":{"containers":[{"name":"a"}]}}}}`,
+	"clever":     `{"kind":"Deployment","metadata":{"name":"clever"},"spec":{"selector":{"matchExpressions":[{"key":"app","operator":"Exists"}]},"template":{"spec":{"containers":[{"name":"a"}]}}}}`,
+	"idle":       `{"kind":"Service","metadata":{"name":"idle"},"spec":{"selector":{"app":"idle"},"ports":[{"port":80}]}}`,
 	"node":       `{"apiVersion":"v1","kind":"List","items":[{"metadata":{"name":"n1","annotations":{"skein.dev/advertise":"192.0.2.1:7373"}}},{"metadata":{"name":"n2","labels":{"skein.dev/leader":"true"},"annotations":{"skein.dev/advertise":"192.0.2.2:7373"}}}]}`,
 }
 
 var names = map[string]string{
-	"pod": "pod/web-1\npod/web-2\n", "deployment": "deployment/web\ndeployment/worker\n",
+	"pod": "pod/web-1\npod/web-2\n", "service": "service/web\n", "deployment": "deployment/web\ndeployment/worker\n",
 	"node": "node/n1\nnode/n2\n", "namespace": "namespace/default\nnamespace/team-a\n", "image": "image/skein/demo:v1\n",
 }
 
@@ -210,6 +220,9 @@ func (f *fake) Get(_ context.Context, req *skeinv1.GetRequest) (*skeinv1.GetResp
 		answer.Document = []byte(names[kind])
 		if req.GetLabelSelector() == "app=single" {
 			answer.Document = []byte("pod/single-1\n")
+		}
+		if req.GetLabelSelector() == "app=idle" {
+			answer.Document = nil
 		}
 	default:
 		answer.Table = f.table(kind, req)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,12 +21,13 @@ func (s *session) forwardCommand() *cli.Command {
 	return &cli.Command{
 		Name:      "port-forward",
 		Category:  groupInside,
-		Usage:     "reach a port of a Pod from this machine",
-		ArgsUsage: "POD | deploy/NAME [LOCAL:]REMOTE…",
+		Usage:     "reach a port of a Pod or Service from this machine",
+		ArgsUsage: "POD | deploy/NAME | svc/NAME [LOCAL:]REMOTE…",
 		UsageText: `skein port-forward web-1 8080          http://127.0.0.1:8080 is port 8080 of the Pod
-skein port-forward deploy/web 9000:80  its port 80 at ours 9000
+skein port-forward deploy/web 9000:80  port 80 of its Pods at ours 9000
+skein port-forward svc/web 9000:http   a port of a Service, by number or name
 skein port-forward web-1 :5432         at a port that is free`,
-		Description: "Goes on until Ctrl-C. A connection that is made goes to the Pod that was chosen at the start.",
+		Description: "Goes on until Ctrl-C. Of a Deployment or Service, each connection goes to a Pod that is ready then.",
 		Flags: []cli.Flag{
 			&cli.StringSliceFlag{Name: "address", Value: cli.NewStringSlice("127.0.0.1"), Usage: "listen on this `ADDRESS` of this machine; may be given again"},
 		},
@@ -33,13 +35,20 @@ skein port-forward web-1 :5432         at a port that is free`,
 	}
 }
 
-// A mapping is a port of ours that leads to one of a Pod's.
+// A mapping is a port of ours that leads to one of a Pod's or Service's.
 type mapping struct{ local, remote uint16 }
 
-func parseMapping(text string) (mapping, error) {
+// parseMapping reads one; names are ports of the other side that have one.
+func parseMapping(text string, names map[string]uint16) (mapping, error) {
 	local, remote, both := strings.Cut(text, ":")
 	if !both {
 		remote = local
+	}
+	if n, ok := names[remote]; ok {
+		remote = strconv.Itoa(int(n))
+	}
+	if !both {
+		local = remote
 	}
 	var m mapping
 	for _, p := range []struct {
@@ -59,27 +68,43 @@ func parseMapping(text string) (mapping, error) {
 	return m, nil
 }
 
+func parseMappings(texts []string, names map[string]uint16) ([]mapping, error) {
+	var out []mapping
+	for _, text := range texts {
+		m, err := parseMapping(text, names)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, m)
+	}
+	return out, nil
+}
+
 func (s *session) forward(c *cli.Context) error {
 	if c.NArg() < 2 {
 		return missing(c, "a Pod and a port")
 	}
-	var mappings []mapping
-	for _, text := range c.Args().Tail() {
-		m, err := parseMapping(text)
-		if err != nil {
+	target := c.Args().First()
+	kind, _, _ := strings.Cut(target, "/")
+	named := kindOf(kind).name == "Service"
+	if !named { // tell of a slip before anybody is asked
+		if _, err := parseMappings(c.Args().Tail(), nil); err != nil {
 			return err
 		}
-		mappings = append(mappings, m)
 	}
 	cluster, err := s.connect(c)
 	if err != nil {
 		return err
 	}
-	pod, err := cluster.chosen(c.Context, c.Args().First())
+	end, ports, err := cluster.chosen(c.Context, target)
 	if err != nil {
 		return err
 	}
-	t := &tunnel{session: s, cluster: cluster, pod: pod}
+	mappings, err := parseMappings(c.Args().Tail(), ports)
+	if err != nil {
+		return err
+	}
+	t := &tunnel{session: s, cluster: cluster, end: end}
 	ctx, cancel := context.WithCancel(c.Context)
 	defer t.wait.Wait()
 	defer cancel()
@@ -99,9 +124,10 @@ func (s *session) forward(c *cli.Context) error {
 	}
 }
 
-// chosen is the Pod that a person means: of a Deployment, one that is there now,
-// so that all that follows reaches the same.
-func (t *cluster) chosen(ctx context.Context, arg string) (*skeinv1.ObjectRef, error) {
+// chosen is what a person means, and the ports that go by a name there. Of what
+// has several Pods the server chooses one for each connection; that there is one
+// now is seen here, so that a mistake is told at once.
+func (t *cluster) chosen(ctx context.Context, arg string) (*skeinv1.ObjectRef, map[string]uint16, error) {
 	kind, name, ok := strings.Cut(arg, "/")
 	if !ok {
 		kind, name = "pod", arg
@@ -109,38 +135,50 @@ func (t *cluster) chosen(ctx context.Context, arg string) (*skeinv1.ObjectRef, e
 	ref := &skeinv1.ObjectRef{Kind: kind, Namespace: t.namespace, Name: name}
 	if kindOf(kind).name == "Pod" {
 		_, err := t.Get(ctx, &skeinv1.GetRequest{Kind: kind, Namespace: t.namespace, Name: name, Format: skeinv1.Format_FORMAT_NAME})
-		return ref, err
+		return ref, nil, err
 	}
 	object, _, err := t.read(ctx, ref)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	labels, _ := field(object, "spec", "selector", "matchLabels").(map[string]any)
+	path := []string{"spec", "selector", "matchLabels"}
+	if kindOf(kind).name == "Service" {
+		path = path[:2]
+	}
+	labels, _ := field(object, path...).(map[string]any)
 	var selector []string
 	for key, value := range labels {
 		selector = append(selector, fmt.Sprintf("%s=%s", key, value))
 	}
 	if len(selector) == 0 {
-		return nil, usageError("name a Pod, or deploy/NAME", "%s has no Pods of its own", arg)
+		return nil, nil, usageError("name a Pod, deploy/NAME or svc/NAME", "%s has no Pods of its own", arg)
 	}
+	slices.Sort(selector)
 	answer, err := t.Get(ctx, &skeinv1.GetRequest{
 		Kind: "pods", Namespace: t.namespace, LabelSelector: strings.Join(selector, ","),
 		FieldSelector: "status.phase=Running", Format: skeinv1.Format_FORMAT_NAME,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	for line := range strings.Lines(string(answer.GetDocument())) {
-		return &skeinv1.ObjectRef{Kind: "pod", Namespace: t.namespace, Name: nameOf(clean(strings.TrimSpace(line)))}, nil
+	if len(answer.GetDocument()) == 0 {
+		return nil, nil, failed(fmt.Sprintf("see why with \"skein describe %s\"", arg), "no Pod of %s runs", arg)
 	}
-	return nil, failed(fmt.Sprintf("see why with \"skein describe %s\"", arg), "no Pod of %s runs", arg)
+	ports := map[string]uint16{}
+	list, _ := field(object, "spec", "ports").([]any)
+	for _, p := range list {
+		if name, _ := field(p, "name").(string); name != "" {
+			ports[name] = uint16(portNumber(field(p, "port"))) //nolint:gosec // the server has seen that it is a port
+		}
+	}
+	return ref, ports, nil
 }
 
 // A tunnel leads connections that are made here into a Pod.
 type tunnel struct {
 	session *session
 	cluster *cluster
-	pod     *skeinv1.ObjectRef
+	end     *skeinv1.ObjectRef // a Pod, or what has some
 	wait    sync.WaitGroup
 	mu      sync.Mutex // held to write to stderr
 }
@@ -202,7 +240,7 @@ func (t *tunnel) serve(ctx context.Context, conn net.Conn, port uint16) error {
 		return err
 	}
 	defer func() { _ = stream.Close() }() // what matters was said by Receive
-	if err := stream.Send(&skeinv1.PortForwardRequest{Pod: t.pod, Port: uint32(port)}); err != nil && !errors.Is(err, io.EOF) {
+	if err := stream.Send(&skeinv1.PortForwardRequest{Pod: t.end, Port: uint32(port)}); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	if _, err := stream.Receive(); err != nil {

@@ -32,7 +32,11 @@ skein get pods -w                     and then every change`,
 func kindWords() string {
 	var words []string
 	for _, k := range kinds {
-		words = append(words, k.words[1]+" ("+k.words[2]+")")
+		word := k.words[1]
+		if len(k.words) > 2 {
+			word += " (" + k.words[2] + ")"
+		}
+		words = append(words, word)
 	}
 	return strings.Join(words, ", ")
 }

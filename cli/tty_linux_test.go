@@ -276,3 +276,37 @@ func TestForwardedConnectionsEndOnBothSidesAndWithCtrlC(t *testing.T) {
 	c.press("\x03")
 	c.ends(130)
 }
+
+// TestConnectionsToAServiceNameIt leaves the choice of a Pod to the server, for each
+// connection anew; a port by name is one of the Service's.
+func TestConnectionsToAServiceNameIt(t *testing.T) {
+	f := newFake()
+	c := onTerminal(t, f, "port-forward svc/web :http")
+	c.sees("-> 80\r\n")
+	addr := strings.Fields(c.seen.String())[2]
+	f.takeAsked()
+	for range 2 {
+		conn, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.(*net.TCPConn).CloseWrite(); err != nil { //nolint:forcetypeassert // dialled so
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(conn); err != nil || string(got) != "bye" {
+			t.Errorf("read %q, %v", got, err)
+		}
+		_ = conn.Close()
+	}
+	first := 0
+	for _, line := range f.takeAsked() {
+		if strings.HasPrefix(line, `PortForward {"pod":{"kind":"svc","namespace":"default","name":"web"},"port":80}`) {
+			first++
+		}
+	}
+	if first != 2 {
+		t.Errorf("%d connections named the Service, want 2", first)
+	}
+	c.press("\x03")
+	c.ends(130)
+}
