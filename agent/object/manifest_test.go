@@ -358,6 +358,9 @@ func TestLimitsHoldBeforeDecoding(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(web))
+	f.Add([]byte(front))
+	f.Add([]byte(guard))
+	f.Add([]byte(edge))
 	f.Add([]byte(`{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"x"}}]}`))
 	f.Add([]byte("a: &a [*a]\n---\n<<: {a: b}\n"))
 	f.Add([]byte("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c, image: a:1, resources: {limits: {cpu: 1e-9}}}]}"))

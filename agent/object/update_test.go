@@ -340,18 +340,30 @@ func FuzzMergePatch(f *testing.F) {
 	for _, seed := range []string{`{"spec":{"replicas":5}}`, `{"metadata":{"labels":{"a":null}}}`, `{"spec":{"template":null,"strategy":{"type":"Recreate","rollingUpdate":null}}}`, `{"kind":1}`} {
 		f.Add([]byte(seed))
 	}
-	row := stored(f, web)
+	for _, seed := range []string{`{"spec":{"type":"ExternalName","externalName":"a.example"}}`, `{"spec":{"ports":null,"clusterIP":"None"}}`, `{"spec":{"ingress":[null],"policyTypes":[]}}`} {
+		f.Add([]byte(seed))
+	}
+	rows := []*state.Row{stored(f, web), stored(f, front), stored(f, guard)}
 	f.Fuzz(func(t *testing.T, patch []byte) {
-		next, action, err := MergePatch(row, patch)
-		if err != nil {
-			return
-		}
-		again := rowOf(t, next, 6)
-		if _, second, err := MergePatch(again, []byte(`{}`)); err != nil || second != Unchanged {
-			t.Fatalf("%s after %s: %s, %v", patch, action, second, err)
-		}
-		if again.UID != row.UID || again.Key != row.Key {
-			t.Fatalf("%s made it %s %s", patch, again.Key, again.UID)
+		for _, row := range rows {
+			patchTwice(t, row, patch)
 		}
 	})
+}
+
+// patchTwice checks that what a patch makes is whole: a patch of nothing changes
+// nothing of it.
+func patchTwice(t *testing.T, row *state.Row, patch []byte) {
+	t.Helper()
+	next, action, err := MergePatch(row, patch)
+	if err != nil {
+		return
+	}
+	again := rowOf(t, next, 6)
+	if _, second, err := MergePatch(again, []byte(`{}`)); err != nil || second != Unchanged {
+		t.Fatalf("%s after %s: %s, %v", patch, action, second, err)
+	}
+	if again.UID != row.UID || again.Key != row.Key {
+		t.Fatalf("%s made it %s %s", patch, again.Key, again.UID)
+	}
 }
