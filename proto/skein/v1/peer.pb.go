@@ -130,6 +130,190 @@ func (BlobState) EnumDescriptor() ([]byte, []int) {
 	return file_skein_v1_peer_proto_rawDescGZIP(), []int{1}
 }
 
+type AckRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AckRequest) Reset() {
+	*x = AckRequest{}
+	mi := &file_skein_v1_peer_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AckRequest) ProtoMessage() {}
+
+func (x *AckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_peer_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AckRequest.ProtoReflect.Descriptor instead.
+func (*AckRequest) Descriptor() ([]byte, []int) {
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *AckRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+type AckResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AckResponse) Reset() {
+	*x = AckResponse{}
+	mi := &file_skein_v1_peer_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AckResponse) ProtoMessage() {}
+
+func (x *AckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_peer_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AckResponse.ProtoReflect.Descriptor instead.
+func (*AckResponse) Descriptor() ([]byte, []int) {
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{1}
+}
+
+type ReleaseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Uid           string                 `protobuf:"bytes,3,opt,name=uid,proto3" json:"uid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseRequest) Reset() {
+	*x = ReleaseRequest{}
+	mi := &file_skein_v1_peer_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseRequest) ProtoMessage() {}
+
+func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_peer_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseRequest) Descriptor() ([]byte, []int) {
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ReleaseRequest) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
+	}
+	return ""
+}
+
+func (x *ReleaseRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReleaseRequest) GetUid() string {
+	if x != nil {
+		return x.Uid
+	}
+	return ""
+}
+
+type ReleaseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Late          []string               `protobuf:"bytes,1,rep,name=late,proto3" json:"late,omitempty"` // nodes that had not acknowledged when the wait was over
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseResponse) Reset() {
+	*x = ReleaseResponse{}
+	mi := &file_skein_v1_peer_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseResponse) ProtoMessage() {}
+
+func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_peer_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseResponse) Descriptor() ([]byte, []int) {
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ReleaseResponse) GetLate() []string {
+	if x != nil {
+		return x.Late
+	}
+	return nil
+}
+
 type EpochRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"` // the caller's name; its key is that of the connection
@@ -139,7 +323,7 @@ type EpochRequest struct {
 
 func (x *EpochRequest) Reset() {
 	*x = EpochRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[0]
+	mi := &file_skein_v1_peer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -151,7 +335,7 @@ func (x *EpochRequest) String() string {
 func (*EpochRequest) ProtoMessage() {}
 
 func (x *EpochRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[0]
+	mi := &file_skein_v1_peer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -164,7 +348,7 @@ func (x *EpochRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EpochRequest.ProtoReflect.Descriptor instead.
 func (*EpochRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{0}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *EpochRequest) GetNode() string {
@@ -185,7 +369,7 @@ type EpochResponse struct {
 
 func (x *EpochResponse) Reset() {
 	*x = EpochResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[1]
+	mi := &file_skein_v1_peer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -197,7 +381,7 @@ func (x *EpochResponse) String() string {
 func (*EpochResponse) ProtoMessage() {}
 
 func (x *EpochResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[1]
+	mi := &file_skein_v1_peer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -210,7 +394,7 @@ func (x *EpochResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EpochResponse.ProtoReflect.Descriptor instead.
 func (*EpochResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{1}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *EpochResponse) GetEpoch() *SignedEpoch {
@@ -245,7 +429,7 @@ type SignedEpoch struct {
 
 func (x *SignedEpoch) Reset() {
 	*x = SignedEpoch{}
-	mi := &file_skein_v1_peer_proto_msgTypes[2]
+	mi := &file_skein_v1_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -257,7 +441,7 @@ func (x *SignedEpoch) String() string {
 func (*SignedEpoch) ProtoMessage() {}
 
 func (x *SignedEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[2]
+	mi := &file_skein_v1_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -270,7 +454,7 @@ func (x *SignedEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedEpoch.ProtoReflect.Descriptor instead.
 func (*SignedEpoch) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{2}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SignedEpoch) GetEpoch() []byte {
@@ -302,7 +486,7 @@ type Epoch struct {
 
 func (x *Epoch) Reset() {
 	*x = Epoch{}
-	mi := &file_skein_v1_peer_proto_msgTypes[3]
+	mi := &file_skein_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -314,7 +498,7 @@ func (x *Epoch) String() string {
 func (*Epoch) ProtoMessage() {}
 
 func (x *Epoch) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[3]
+	mi := &file_skein_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -327,7 +511,7 @@ func (x *Epoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Epoch.ProtoReflect.Descriptor instead.
 func (*Epoch) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{3}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Epoch) GetClusterId() string {
@@ -378,7 +562,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[4]
+	mi := &file_skein_v1_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +574,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[4]
+	mi := &file_skein_v1_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +587,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{4}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -454,7 +638,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[5]
+	mi := &file_skein_v1_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -466,7 +650,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[5]
+	mi := &file_skein_v1_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -479,7 +663,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *JoinResponse) GetCertificate() []byte {
@@ -527,7 +711,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_skein_v1_peer_proto_msgTypes[6]
+	mi := &file_skein_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -539,7 +723,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[6]
+	mi := &file_skein_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -552,7 +736,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Peer) GetName() string {
@@ -580,7 +764,7 @@ type Selector struct {
 
 func (x *Selector) Reset() {
 	*x = Selector{}
-	mi := &file_skein_v1_peer_proto_msgTypes[7]
+	mi := &file_skein_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +776,7 @@ func (x *Selector) String() string {
 func (*Selector) ProtoMessage() {}
 
 func (x *Selector) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[7]
+	mi := &file_skein_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +789,7 @@ func (x *Selector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Selector.ProtoReflect.Descriptor instead.
 func (*Selector) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Selector) GetKind() string {
@@ -640,7 +824,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[8]
+	mi := &file_skein_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -652,7 +836,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[8]
+	mi := &file_skein_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -665,7 +849,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FollowRequest) GetSelectors() []*Selector {
@@ -703,7 +887,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[9]
+	mi := &file_skein_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -715,7 +899,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[9]
+	mi := &file_skein_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -728,7 +912,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *FollowResponse) GetIndex() uint64 {
@@ -781,7 +965,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[10]
+	mi := &file_skein_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +977,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[10]
+	mi := &file_skein_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +990,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 type LeaderResponse struct {
@@ -819,7 +1003,7 @@ type LeaderResponse struct {
 
 func (x *LeaderResponse) Reset() {
 	*x = LeaderResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[11]
+	mi := &file_skein_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -831,7 +1015,7 @@ func (x *LeaderResponse) String() string {
 func (*LeaderResponse) ProtoMessage() {}
 
 func (x *LeaderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[11]
+	mi := &file_skein_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -844,7 +1028,7 @@ func (x *LeaderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderResponse.ProtoReflect.Descriptor instead.
 func (*LeaderResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LeaderResponse) GetLeader() string {
@@ -874,7 +1058,7 @@ type PodStatus struct {
 
 func (x *PodStatus) Reset() {
 	*x = PodStatus{}
-	mi := &file_skein_v1_peer_proto_msgTypes[12]
+	mi := &file_skein_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -886,7 +1070,7 @@ func (x *PodStatus) String() string {
 func (*PodStatus) ProtoMessage() {}
 
 func (x *PodStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[12]
+	mi := &file_skein_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -899,7 +1083,7 @@ func (x *PodStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStatus.ProtoReflect.Descriptor instead.
 func (*PodStatus) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PodStatus) GetNamespace() string {
@@ -950,7 +1134,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[13]
+	mi := &file_skein_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -962,7 +1146,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[13]
+	mi := &file_skein_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -975,7 +1159,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ReportRequest) GetPods() []*PodStatus {
@@ -1021,7 +1205,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[14]
+	mi := &file_skein_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +1217,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[14]
+	mi := &file_skein_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,7 +1230,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 type LeaseRequest struct {
@@ -1058,7 +1242,7 @@ type LeaseRequest struct {
 
 func (x *LeaseRequest) Reset() {
 	*x = LeaseRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[15]
+	mi := &file_skein_v1_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +1254,7 @@ func (x *LeaseRequest) String() string {
 func (*LeaseRequest) ProtoMessage() {}
 
 func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[15]
+	mi := &file_skein_v1_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +1267,7 @@ func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *LeaseRequest) GetPods() []string {
@@ -1102,7 +1286,7 @@ type LeaseResponse struct {
 
 func (x *LeaseResponse) Reset() {
 	*x = LeaseResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[16]
+	mi := &file_skein_v1_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1114,7 +1298,7 @@ func (x *LeaseResponse) String() string {
 func (*LeaseResponse) ProtoMessage() {}
 
 func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[16]
+	mi := &file_skein_v1_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1127,7 +1311,7 @@ func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseResponse.ProtoReflect.Descriptor instead.
 func (*LeaseResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{16}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LeaseResponse) GetGranted() []string {
@@ -1150,7 +1334,7 @@ type SuspectRequest struct {
 
 func (x *SuspectRequest) Reset() {
 	*x = SuspectRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[17]
+	mi := &file_skein_v1_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1346,7 @@ func (x *SuspectRequest) String() string {
 func (*SuspectRequest) ProtoMessage() {}
 
 func (x *SuspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[17]
+	mi := &file_skein_v1_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1359,7 @@ func (x *SuspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectRequest.ProtoReflect.Descriptor instead.
 func (*SuspectRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{17}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SuspectRequest) GetNode() string {
@@ -1221,7 +1405,7 @@ type SuspectResponse struct {
 
 func (x *SuspectResponse) Reset() {
 	*x = SuspectResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[18]
+	mi := &file_skein_v1_peer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1233,7 +1417,7 @@ func (x *SuspectResponse) String() string {
 func (*SuspectResponse) ProtoMessage() {}
 
 func (x *SuspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[18]
+	mi := &file_skein_v1_peer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1246,7 +1430,7 @@ func (x *SuspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectResponse.ProtoReflect.Descriptor instead.
 func (*SuspectResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{18}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{22}
 }
 
 type ProbeRequest struct {
@@ -1260,7 +1444,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[19]
+	mi := &file_skein_v1_peer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1456,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[19]
+	mi := &file_skein_v1_peer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1469,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{19}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ProbeRequest) GetNode() string {
@@ -1318,7 +1502,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[20]
+	mi := &file_skein_v1_peer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1330,7 +1514,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[20]
+	mi := &file_skein_v1_peer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1343,7 +1527,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{20}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ProbeResponse) GetResult() ProbeResult {
@@ -1362,7 +1546,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[21]
+	mi := &file_skein_v1_peer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1374,7 +1558,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[21]
+	mi := &file_skein_v1_peer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1387,7 +1571,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{21}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RenewRequest) GetPublicKey() []byte {
@@ -1406,7 +1590,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[22]
+	mi := &file_skein_v1_peer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1418,7 +1602,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[22]
+	mi := &file_skein_v1_peer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1431,7 +1615,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{22}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RenewResponse) GetCertificate() []byte {
@@ -1450,7 +1634,7 @@ type PrepareRequest struct {
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[23]
+	mi := &file_skein_v1_peer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1462,7 +1646,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[23]
+	mi := &file_skein_v1_peer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1475,7 +1659,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{23}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *PrepareRequest) GetSealingKey() []byte {
@@ -1493,7 +1677,7 @@ type PrepareResponse struct {
 
 func (x *PrepareResponse) Reset() {
 	*x = PrepareResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[24]
+	mi := &file_skein_v1_peer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1505,7 +1689,7 @@ func (x *PrepareResponse) String() string {
 func (*PrepareResponse) ProtoMessage() {}
 
 func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[24]
+	mi := &file_skein_v1_peer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1518,7 +1702,7 @@ func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
 func (*PrepareResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{24}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{28}
 }
 
 type PodLogsRequest struct {
@@ -1538,7 +1722,7 @@ type PodLogsRequest struct {
 
 func (x *PodLogsRequest) Reset() {
 	*x = PodLogsRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[25]
+	mi := &file_skein_v1_peer_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1550,7 +1734,7 @@ func (x *PodLogsRequest) String() string {
 func (*PodLogsRequest) ProtoMessage() {}
 
 func (x *PodLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[25]
+	mi := &file_skein_v1_peer_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1563,7 +1747,7 @@ func (x *PodLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodLogsRequest.ProtoReflect.Descriptor instead.
 func (*PodLogsRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{25}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PodLogsRequest) GetNamespace() string {
@@ -1639,7 +1823,7 @@ type BlobRequest struct {
 
 func (x *BlobRequest) Reset() {
 	*x = BlobRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[26]
+	mi := &file_skein_v1_peer_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1651,7 +1835,7 @@ func (x *BlobRequest) String() string {
 func (*BlobRequest) ProtoMessage() {}
 
 func (x *BlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[26]
+	mi := &file_skein_v1_peer_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1664,7 +1848,7 @@ func (x *BlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlobRequest.ProtoReflect.Descriptor instead.
 func (*BlobRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{26}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *BlobRequest) GetDigest() string {
@@ -1691,7 +1875,7 @@ type BlobResponse struct {
 
 func (x *BlobResponse) Reset() {
 	*x = BlobResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[27]
+	mi := &file_skein_v1_peer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +1887,7 @@ func (x *BlobResponse) String() string {
 func (*BlobResponse) ProtoMessage() {}
 
 func (x *BlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[27]
+	mi := &file_skein_v1_peer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +1900,7 @@ func (x *BlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlobResponse.ProtoReflect.Descriptor instead.
 func (*BlobResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{27}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *BlobResponse) GetChunk() []byte {
@@ -1744,7 +1928,7 @@ type FindBlobRequest struct {
 
 func (x *FindBlobRequest) Reset() {
 	*x = FindBlobRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[28]
+	mi := &file_skein_v1_peer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1756,7 +1940,7 @@ func (x *FindBlobRequest) String() string {
 func (*FindBlobRequest) ProtoMessage() {}
 
 func (x *FindBlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[28]
+	mi := &file_skein_v1_peer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1769,7 +1953,7 @@ func (x *FindBlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindBlobRequest.ProtoReflect.Descriptor instead.
 func (*FindBlobRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{28}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *FindBlobRequest) GetDigest() string {
@@ -1804,7 +1988,7 @@ type FindBlobResponse struct {
 
 func (x *FindBlobResponse) Reset() {
 	*x = FindBlobResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[29]
+	mi := &file_skein_v1_peer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +2000,7 @@ func (x *FindBlobResponse) String() string {
 func (*FindBlobResponse) ProtoMessage() {}
 
 func (x *FindBlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[29]
+	mi := &file_skein_v1_peer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +2013,7 @@ func (x *FindBlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindBlobResponse.ProtoReflect.Descriptor instead.
 func (*FindBlobResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{29}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *FindBlobResponse) GetFetch() bool {
@@ -1863,7 +2047,7 @@ type NameImageRequest struct {
 
 func (x *NameImageRequest) Reset() {
 	*x = NameImageRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[30]
+	mi := &file_skein_v1_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1875,7 +2059,7 @@ func (x *NameImageRequest) String() string {
 func (*NameImageRequest) ProtoMessage() {}
 
 func (x *NameImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[30]
+	mi := &file_skein_v1_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1888,7 +2072,7 @@ func (x *NameImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameImageRequest.ProtoReflect.Descriptor instead.
 func (*NameImageRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{30}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NameImageRequest) GetImage() *ImportedImage {
@@ -1914,7 +2098,7 @@ type NameImageResponse struct {
 
 func (x *NameImageResponse) Reset() {
 	*x = NameImageResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[31]
+	mi := &file_skein_v1_peer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1926,7 +2110,7 @@ func (x *NameImageResponse) String() string {
 func (*NameImageResponse) ProtoMessage() {}
 
 func (x *NameImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[31]
+	mi := &file_skein_v1_peer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1939,7 +2123,7 @@ func (x *NameImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameImageResponse.ProtoReflect.Descriptor instead.
 func (*NameImageResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{31}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NameImageResponse) GetImage() *ImportedImage {
@@ -1954,6 +2138,16 @@ var File_skein_v1_peer_proto protoreflect.FileDescriptor
 const file_skein_v1_peer_proto_rawDesc = "" +
 	"\n" +
 	"\x13skein/v1/peer.proto\x12\bskein.v1\x1a\x10log/v1/log.proto\x1a\x16skein/v1/cluster.proto\"\"\n" +
+	"\n" +
+	"AckRequest\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"\r\n" +
+	"\vAckResponse\"T\n" +
+	"\x0eReleaseRequest\x12\x1c\n" +
+	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x10\n" +
+	"\x03uid\x18\x03 \x01(\tR\x03uid\"%\n" +
+	"\x0fReleaseResponse\x12\x12\n" +
+	"\x04late\x18\x01 \x03(\tR\x04late\"\"\n" +
 	"\fEpochRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\"n\n" +
 	"\rEpochResponse\x12+\n" +
@@ -2090,12 +2284,14 @@ const file_skein_v1_peer_proto_rawDesc = "" +
 	"\x11BLOB_STATE_WANTED\x10\x01\x12\x17\n" +
 	"\x13BLOB_STATE_FETCHING\x10\x02\x12\x13\n" +
 	"\x0fBLOB_STATE_HELD\x10\x03\x12\x17\n" +
-	"\x13BLOB_STATE_GIVEN_UP\x10\x042\xb9\a\n" +
+	"\x13BLOB_STATE_GIVEN_UP\x10\x042\xad\b\n" +
 	"\vPeerService\x12=\n" +
 	"\x06Follow\x12\x17.skein.v1.FollowRequest\x1a\x18.skein.v1.FollowResponse0\x01\x12;\n" +
 	"\x06Leader\x12\x17.skein.v1.LeaderRequest\x1a\x18.skein.v1.LeaderResponse\x12;\n" +
 	"\x06Report\x12\x17.skein.v1.ReportRequest\x1a\x18.skein.v1.ReportResponse\x128\n" +
-	"\x05Lease\x12\x16.skein.v1.LeaseRequest\x1a\x17.skein.v1.LeaseResponse\x12>\n" +
+	"\x05Lease\x12\x16.skein.v1.LeaseRequest\x1a\x17.skein.v1.LeaseResponse\x122\n" +
+	"\x03Ack\x12\x14.skein.v1.AckRequest\x1a\x15.skein.v1.AckResponse\x12>\n" +
+	"\aRelease\x12\x18.skein.v1.ReleaseRequest\x1a\x19.skein.v1.ReleaseResponse\x12>\n" +
 	"\aSuspect\x12\x18.skein.v1.SuspectRequest\x1a\x19.skein.v1.SuspectResponse\x128\n" +
 	"\x05Probe\x12\x16.skein.v1.ProbeRequest\x1a\x17.skein.v1.ProbeResponse\x127\n" +
 	"\x06Enroll\x12\x15.skein.v1.JoinRequest\x1a\x16.skein.v1.JoinResponse\x128\n" +
@@ -2126,99 +2322,107 @@ func file_skein_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_skein_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_skein_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_skein_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_skein_v1_peer_proto_goTypes = []any{
 	(ProbeResult)(0),            // 0: skein.v1.ProbeResult
 	(BlobState)(0),              // 1: skein.v1.BlobState
-	(*EpochRequest)(nil),        // 2: skein.v1.EpochRequest
-	(*EpochResponse)(nil),       // 3: skein.v1.EpochResponse
-	(*SignedEpoch)(nil),         // 4: skein.v1.SignedEpoch
-	(*Epoch)(nil),               // 5: skein.v1.Epoch
-	(*JoinRequest)(nil),         // 6: skein.v1.JoinRequest
-	(*JoinResponse)(nil),        // 7: skein.v1.JoinResponse
-	(*Peer)(nil),                // 8: skein.v1.Peer
-	(*Selector)(nil),            // 9: skein.v1.Selector
-	(*FollowRequest)(nil),       // 10: skein.v1.FollowRequest
-	(*FollowResponse)(nil),      // 11: skein.v1.FollowResponse
-	(*LeaderRequest)(nil),       // 12: skein.v1.LeaderRequest
-	(*LeaderResponse)(nil),      // 13: skein.v1.LeaderResponse
-	(*PodStatus)(nil),           // 14: skein.v1.PodStatus
-	(*ReportRequest)(nil),       // 15: skein.v1.ReportRequest
-	(*ReportResponse)(nil),      // 16: skein.v1.ReportResponse
-	(*LeaseRequest)(nil),        // 17: skein.v1.LeaseRequest
-	(*LeaseResponse)(nil),       // 18: skein.v1.LeaseResponse
-	(*SuspectRequest)(nil),      // 19: skein.v1.SuspectRequest
-	(*SuspectResponse)(nil),     // 20: skein.v1.SuspectResponse
-	(*ProbeRequest)(nil),        // 21: skein.v1.ProbeRequest
-	(*ProbeResponse)(nil),       // 22: skein.v1.ProbeResponse
-	(*RenewRequest)(nil),        // 23: skein.v1.RenewRequest
-	(*RenewResponse)(nil),       // 24: skein.v1.RenewResponse
-	(*PrepareRequest)(nil),      // 25: skein.v1.PrepareRequest
-	(*PrepareResponse)(nil),     // 26: skein.v1.PrepareResponse
-	(*PodLogsRequest)(nil),      // 27: skein.v1.PodLogsRequest
-	(*BlobRequest)(nil),         // 28: skein.v1.BlobRequest
-	(*BlobResponse)(nil),        // 29: skein.v1.BlobResponse
-	(*FindBlobRequest)(nil),     // 30: skein.v1.FindBlobRequest
-	(*FindBlobResponse)(nil),    // 31: skein.v1.FindBlobResponse
-	(*NameImageRequest)(nil),    // 32: skein.v1.NameImageRequest
-	(*NameImageResponse)(nil),   // 33: skein.v1.NameImageResponse
-	(*v1.Object)(nil),           // 34: log.v1.Object
-	(*v1.Key)(nil),              // 35: log.v1.Key
-	(*ImportedImage)(nil),       // 36: skein.v1.ImportedImage
-	(*ExecRequest)(nil),         // 37: skein.v1.ExecRequest
-	(*ImportImageRequest)(nil),  // 38: skein.v1.ImportImageRequest
-	(*LogsResponse)(nil),        // 39: skein.v1.LogsResponse
-	(*ExecResponse)(nil),        // 40: skein.v1.ExecResponse
-	(*ImportImageResponse)(nil), // 41: skein.v1.ImportImageResponse
+	(*AckRequest)(nil),          // 2: skein.v1.AckRequest
+	(*AckResponse)(nil),         // 3: skein.v1.AckResponse
+	(*ReleaseRequest)(nil),      // 4: skein.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),     // 5: skein.v1.ReleaseResponse
+	(*EpochRequest)(nil),        // 6: skein.v1.EpochRequest
+	(*EpochResponse)(nil),       // 7: skein.v1.EpochResponse
+	(*SignedEpoch)(nil),         // 8: skein.v1.SignedEpoch
+	(*Epoch)(nil),               // 9: skein.v1.Epoch
+	(*JoinRequest)(nil),         // 10: skein.v1.JoinRequest
+	(*JoinResponse)(nil),        // 11: skein.v1.JoinResponse
+	(*Peer)(nil),                // 12: skein.v1.Peer
+	(*Selector)(nil),            // 13: skein.v1.Selector
+	(*FollowRequest)(nil),       // 14: skein.v1.FollowRequest
+	(*FollowResponse)(nil),      // 15: skein.v1.FollowResponse
+	(*LeaderRequest)(nil),       // 16: skein.v1.LeaderRequest
+	(*LeaderResponse)(nil),      // 17: skein.v1.LeaderResponse
+	(*PodStatus)(nil),           // 18: skein.v1.PodStatus
+	(*ReportRequest)(nil),       // 19: skein.v1.ReportRequest
+	(*ReportResponse)(nil),      // 20: skein.v1.ReportResponse
+	(*LeaseRequest)(nil),        // 21: skein.v1.LeaseRequest
+	(*LeaseResponse)(nil),       // 22: skein.v1.LeaseResponse
+	(*SuspectRequest)(nil),      // 23: skein.v1.SuspectRequest
+	(*SuspectResponse)(nil),     // 24: skein.v1.SuspectResponse
+	(*ProbeRequest)(nil),        // 25: skein.v1.ProbeRequest
+	(*ProbeResponse)(nil),       // 26: skein.v1.ProbeResponse
+	(*RenewRequest)(nil),        // 27: skein.v1.RenewRequest
+	(*RenewResponse)(nil),       // 28: skein.v1.RenewResponse
+	(*PrepareRequest)(nil),      // 29: skein.v1.PrepareRequest
+	(*PrepareResponse)(nil),     // 30: skein.v1.PrepareResponse
+	(*PodLogsRequest)(nil),      // 31: skein.v1.PodLogsRequest
+	(*BlobRequest)(nil),         // 32: skein.v1.BlobRequest
+	(*BlobResponse)(nil),        // 33: skein.v1.BlobResponse
+	(*FindBlobRequest)(nil),     // 34: skein.v1.FindBlobRequest
+	(*FindBlobResponse)(nil),    // 35: skein.v1.FindBlobResponse
+	(*NameImageRequest)(nil),    // 36: skein.v1.NameImageRequest
+	(*NameImageResponse)(nil),   // 37: skein.v1.NameImageResponse
+	(*v1.Object)(nil),           // 38: log.v1.Object
+	(*v1.Key)(nil),              // 39: log.v1.Key
+	(*ImportedImage)(nil),       // 40: skein.v1.ImportedImage
+	(*ExecRequest)(nil),         // 41: skein.v1.ExecRequest
+	(*ImportImageRequest)(nil),  // 42: skein.v1.ImportImageRequest
+	(*LogsResponse)(nil),        // 43: skein.v1.LogsResponse
+	(*ExecResponse)(nil),        // 44: skein.v1.ExecResponse
+	(*ImportImageResponse)(nil), // 45: skein.v1.ImportImageResponse
 }
 var file_skein_v1_peer_proto_depIdxs = []int32{
-	4,  // 0: skein.v1.EpochResponse.epoch:type_name -> skein.v1.SignedEpoch
-	8,  // 1: skein.v1.JoinResponse.peers:type_name -> skein.v1.Peer
-	9,  // 2: skein.v1.FollowRequest.selectors:type_name -> skein.v1.Selector
-	34, // 3: skein.v1.FollowResponse.puts:type_name -> log.v1.Object
-	35, // 4: skein.v1.FollowResponse.deletes:type_name -> log.v1.Key
-	8,  // 5: skein.v1.LeaderResponse.voters:type_name -> skein.v1.Peer
-	14, // 6: skein.v1.ReportRequest.pods:type_name -> skein.v1.PodStatus
+	8,  // 0: skein.v1.EpochResponse.epoch:type_name -> skein.v1.SignedEpoch
+	12, // 1: skein.v1.JoinResponse.peers:type_name -> skein.v1.Peer
+	13, // 2: skein.v1.FollowRequest.selectors:type_name -> skein.v1.Selector
+	38, // 3: skein.v1.FollowResponse.puts:type_name -> log.v1.Object
+	39, // 4: skein.v1.FollowResponse.deletes:type_name -> log.v1.Key
+	12, // 5: skein.v1.LeaderResponse.voters:type_name -> skein.v1.Peer
+	18, // 6: skein.v1.ReportRequest.pods:type_name -> skein.v1.PodStatus
 	0,  // 7: skein.v1.ProbeResponse.result:type_name -> skein.v1.ProbeResult
 	1,  // 8: skein.v1.FindBlobRequest.state:type_name -> skein.v1.BlobState
-	36, // 9: skein.v1.NameImageRequest.image:type_name -> skein.v1.ImportedImage
-	36, // 10: skein.v1.NameImageResponse.image:type_name -> skein.v1.ImportedImage
-	10, // 11: skein.v1.PeerService.Follow:input_type -> skein.v1.FollowRequest
-	12, // 12: skein.v1.PeerService.Leader:input_type -> skein.v1.LeaderRequest
-	15, // 13: skein.v1.PeerService.Report:input_type -> skein.v1.ReportRequest
-	17, // 14: skein.v1.PeerService.Lease:input_type -> skein.v1.LeaseRequest
-	19, // 15: skein.v1.PeerService.Suspect:input_type -> skein.v1.SuspectRequest
-	21, // 16: skein.v1.PeerService.Probe:input_type -> skein.v1.ProbeRequest
-	6,  // 17: skein.v1.PeerService.Enroll:input_type -> skein.v1.JoinRequest
-	23, // 18: skein.v1.PeerService.Renew:input_type -> skein.v1.RenewRequest
-	25, // 19: skein.v1.PeerService.Prepare:input_type -> skein.v1.PrepareRequest
-	27, // 20: skein.v1.PeerService.PodLogs:input_type -> skein.v1.PodLogsRequest
-	37, // 21: skein.v1.PeerService.PodExec:input_type -> skein.v1.ExecRequest
-	28, // 22: skein.v1.PeerService.Blob:input_type -> skein.v1.BlobRequest
-	38, // 23: skein.v1.PeerService.PeerImport:input_type -> skein.v1.ImportImageRequest
-	30, // 24: skein.v1.PeerService.FindBlob:input_type -> skein.v1.FindBlobRequest
-	32, // 25: skein.v1.PeerService.NameImage:input_type -> skein.v1.NameImageRequest
-	6,  // 26: skein.v1.JoinService.Join:input_type -> skein.v1.JoinRequest
-	2,  // 27: skein.v1.JoinService.Epoch:input_type -> skein.v1.EpochRequest
-	11, // 28: skein.v1.PeerService.Follow:output_type -> skein.v1.FollowResponse
-	13, // 29: skein.v1.PeerService.Leader:output_type -> skein.v1.LeaderResponse
-	16, // 30: skein.v1.PeerService.Report:output_type -> skein.v1.ReportResponse
-	18, // 31: skein.v1.PeerService.Lease:output_type -> skein.v1.LeaseResponse
-	20, // 32: skein.v1.PeerService.Suspect:output_type -> skein.v1.SuspectResponse
-	22, // 33: skein.v1.PeerService.Probe:output_type -> skein.v1.ProbeResponse
-	7,  // 34: skein.v1.PeerService.Enroll:output_type -> skein.v1.JoinResponse
-	24, // 35: skein.v1.PeerService.Renew:output_type -> skein.v1.RenewResponse
-	26, // 36: skein.v1.PeerService.Prepare:output_type -> skein.v1.PrepareResponse
-	39, // 37: skein.v1.PeerService.PodLogs:output_type -> skein.v1.LogsResponse
-	40, // 38: skein.v1.PeerService.PodExec:output_type -> skein.v1.ExecResponse
-	29, // 39: skein.v1.PeerService.Blob:output_type -> skein.v1.BlobResponse
-	41, // 40: skein.v1.PeerService.PeerImport:output_type -> skein.v1.ImportImageResponse
-	31, // 41: skein.v1.PeerService.FindBlob:output_type -> skein.v1.FindBlobResponse
-	33, // 42: skein.v1.PeerService.NameImage:output_type -> skein.v1.NameImageResponse
-	7,  // 43: skein.v1.JoinService.Join:output_type -> skein.v1.JoinResponse
-	3,  // 44: skein.v1.JoinService.Epoch:output_type -> skein.v1.EpochResponse
-	28, // [28:45] is the sub-list for method output_type
-	11, // [11:28] is the sub-list for method input_type
+	40, // 9: skein.v1.NameImageRequest.image:type_name -> skein.v1.ImportedImage
+	40, // 10: skein.v1.NameImageResponse.image:type_name -> skein.v1.ImportedImage
+	14, // 11: skein.v1.PeerService.Follow:input_type -> skein.v1.FollowRequest
+	16, // 12: skein.v1.PeerService.Leader:input_type -> skein.v1.LeaderRequest
+	19, // 13: skein.v1.PeerService.Report:input_type -> skein.v1.ReportRequest
+	21, // 14: skein.v1.PeerService.Lease:input_type -> skein.v1.LeaseRequest
+	2,  // 15: skein.v1.PeerService.Ack:input_type -> skein.v1.AckRequest
+	4,  // 16: skein.v1.PeerService.Release:input_type -> skein.v1.ReleaseRequest
+	23, // 17: skein.v1.PeerService.Suspect:input_type -> skein.v1.SuspectRequest
+	25, // 18: skein.v1.PeerService.Probe:input_type -> skein.v1.ProbeRequest
+	10, // 19: skein.v1.PeerService.Enroll:input_type -> skein.v1.JoinRequest
+	27, // 20: skein.v1.PeerService.Renew:input_type -> skein.v1.RenewRequest
+	29, // 21: skein.v1.PeerService.Prepare:input_type -> skein.v1.PrepareRequest
+	31, // 22: skein.v1.PeerService.PodLogs:input_type -> skein.v1.PodLogsRequest
+	41, // 23: skein.v1.PeerService.PodExec:input_type -> skein.v1.ExecRequest
+	32, // 24: skein.v1.PeerService.Blob:input_type -> skein.v1.BlobRequest
+	42, // 25: skein.v1.PeerService.PeerImport:input_type -> skein.v1.ImportImageRequest
+	34, // 26: skein.v1.PeerService.FindBlob:input_type -> skein.v1.FindBlobRequest
+	36, // 27: skein.v1.PeerService.NameImage:input_type -> skein.v1.NameImageRequest
+	10, // 28: skein.v1.JoinService.Join:input_type -> skein.v1.JoinRequest
+	6,  // 29: skein.v1.JoinService.Epoch:input_type -> skein.v1.EpochRequest
+	15, // 30: skein.v1.PeerService.Follow:output_type -> skein.v1.FollowResponse
+	17, // 31: skein.v1.PeerService.Leader:output_type -> skein.v1.LeaderResponse
+	20, // 32: skein.v1.PeerService.Report:output_type -> skein.v1.ReportResponse
+	22, // 33: skein.v1.PeerService.Lease:output_type -> skein.v1.LeaseResponse
+	3,  // 34: skein.v1.PeerService.Ack:output_type -> skein.v1.AckResponse
+	5,  // 35: skein.v1.PeerService.Release:output_type -> skein.v1.ReleaseResponse
+	24, // 36: skein.v1.PeerService.Suspect:output_type -> skein.v1.SuspectResponse
+	26, // 37: skein.v1.PeerService.Probe:output_type -> skein.v1.ProbeResponse
+	11, // 38: skein.v1.PeerService.Enroll:output_type -> skein.v1.JoinResponse
+	28, // 39: skein.v1.PeerService.Renew:output_type -> skein.v1.RenewResponse
+	30, // 40: skein.v1.PeerService.Prepare:output_type -> skein.v1.PrepareResponse
+	43, // 41: skein.v1.PeerService.PodLogs:output_type -> skein.v1.LogsResponse
+	44, // 42: skein.v1.PeerService.PodExec:output_type -> skein.v1.ExecResponse
+	33, // 43: skein.v1.PeerService.Blob:output_type -> skein.v1.BlobResponse
+	45, // 44: skein.v1.PeerService.PeerImport:output_type -> skein.v1.ImportImageResponse
+	35, // 45: skein.v1.PeerService.FindBlob:output_type -> skein.v1.FindBlobResponse
+	37, // 46: skein.v1.PeerService.NameImage:output_type -> skein.v1.NameImageResponse
+	11, // 47: skein.v1.JoinService.Join:output_type -> skein.v1.JoinResponse
+	7,  // 48: skein.v1.JoinService.Epoch:output_type -> skein.v1.EpochResponse
+	30, // [30:49] is the sub-list for method output_type
+	11, // [11:30] is the sub-list for method input_type
 	11, // [11:11] is the sub-list for extension type_name
 	11, // [11:11] is the sub-list for extension extendee
 	0,  // [0:11] is the sub-list for field type_name
@@ -2236,7 +2440,7 @@ func file_skein_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skein_v1_peer_proto_rawDesc), len(file_skein_v1_peer_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   32,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

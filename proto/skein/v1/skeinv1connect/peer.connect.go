@@ -34,6 +34,10 @@ const (
 	PeerServiceReportProcedure = "/skein.v1.PeerService/Report"
 	// PeerServiceLeaseProcedure is the procedure name of the PeerService's Lease RPC.
 	PeerServiceLeaseProcedure = "/skein.v1.PeerService/Lease"
+	// PeerServiceAckProcedure is the procedure name of the PeerService's Ack RPC.
+	PeerServiceAckProcedure = "/skein.v1.PeerService/Ack"
+	// PeerServiceReleaseProcedure is the procedure name of the PeerService's Release RPC.
+	PeerServiceReleaseProcedure = "/skein.v1.PeerService/Release"
 	// PeerServiceSuspectProcedure is the procedure name of the PeerService's Suspect RPC.
 	PeerServiceSuspectProcedure = "/skein.v1.PeerService/Suspect"
 	// PeerServiceProbeProcedure is the procedure name of the PeerService's Probe RPC.
@@ -89,6 +93,20 @@ var (
 			StreamType: connect.StreamTypeUnary,
 			Schema:     v1.File_skein_v1_peer_proto.Services().ByName("PeerService").Methods().ByName("Lease"),
 			Procedure:  PeerServiceLeaseProcedure,
+		}
+	})
+	peerServiceAckSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_skein_v1_peer_proto.Services().ByName("PeerService").Methods().ByName("Ack"),
+			Procedure:  PeerServiceAckProcedure,
+		}
+	})
+	peerServiceReleaseSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_skein_v1_peer_proto.Services().ByName("PeerService").Methods().ByName("Release"),
+			Procedure:  PeerServiceReleaseProcedure,
 		}
 	})
 	peerServiceSuspectSpec = sync.OnceValue(func() connect.Spec {
@@ -182,6 +200,12 @@ type PeerServiceClient interface {
 	// Lease grants the caller leases of its own exclusive Pods, if a quorum
 	// confirms the leader after it was asked.
 	Lease(context.Context, *v1.LeaseRequest) (*v1.LeaseResponse, error)
+	// Ack tells the leader up to where in the log the caller sends nothing new any
+	// more to endpoints that go.
+	Ack(context.Context, *v1.AckRequest) (*v1.AckResponse, error)
+	// Release answers once no node sends anything new to a Pod of the caller's that
+	// is to go, or those that do not say so have waited long enough.
+	Release(context.Context, *v1.ReleaseRequest) (*v1.ReleaseResponse, error)
 	// Suspect tells the leader that the caller misses the beats of a node.
 	Suspect(context.Context, *v1.SuspectRequest) (*v1.SuspectResponse, error)
 	// Probe asks the callee to try to reach a node by fresh datagrams.
@@ -349,6 +373,12 @@ type PeerServiceHandler interface {
 	// Lease grants the caller leases of its own exclusive Pods, if a quorum
 	// confirms the leader after it was asked.
 	Lease(context.Context, *v1.LeaseRequest) (*v1.LeaseResponse, error)
+	// Ack tells the leader up to where in the log the caller sends nothing new any
+	// more to endpoints that go.
+	Ack(context.Context, *v1.AckRequest) (*v1.AckResponse, error)
+	// Release answers once no node sends anything new to a Pod of the caller's that
+	// is to go, or those that do not say so have waited long enough.
+	Release(context.Context, *v1.ReleaseRequest) (*v1.ReleaseResponse, error)
 	// Suspect tells the leader that the caller misses the beats of a node.
 	Suspect(context.Context, *v1.SuspectRequest) (*v1.SuspectResponse, error)
 	// Probe asks the callee to try to reach a node by fresh datagrams.
@@ -381,6 +411,8 @@ func RegisterPeerServiceHandler(server *connect.Server, svc PeerServiceHandler) 
 		connect.Method{Spec: peerServiceLeaderSpec(), Handler: adapter.leader},
 		connect.Method{Spec: peerServiceReportSpec(), Handler: adapter.report},
 		connect.Method{Spec: peerServiceLeaseSpec(), Handler: adapter.lease},
+		connect.Method{Spec: peerServiceAckSpec(), Handler: adapter.ack},
+		connect.Method{Spec: peerServiceReleaseSpec(), Handler: adapter.release},
 		connect.Method{Spec: peerServiceSuspectSpec(), Handler: adapter.suspect},
 		connect.Method{Spec: peerServiceProbeSpec(), Handler: adapter.probe},
 		connect.Method{Spec: peerServiceEnrollSpec(), Handler: adapter.enroll},
@@ -497,6 +529,14 @@ func (UnimplementedPeerServiceHandler) Lease(context.Context, *v1.LeaseRequest) 
 	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.PeerService.Lease is not implemented")
 }
 
+func (UnimplementedPeerServiceHandler) Ack(context.Context, *v1.AckRequest) (*v1.AckResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.PeerService.Ack is not implemented")
+}
+
+func (UnimplementedPeerServiceHandler) Release(context.Context, *v1.ReleaseRequest) (*v1.ReleaseResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.PeerService.Release is not implemented")
+}
+
 func (UnimplementedPeerServiceHandler) Suspect(context.Context, *v1.SuspectRequest) (*v1.SuspectResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.PeerService.Suspect is not implemented")
 }
@@ -572,6 +612,22 @@ func (c *peerServiceClient) Report(ctx context.Context, req *v1.ReportRequest) (
 func (c *peerServiceClient) Lease(ctx context.Context, req *v1.LeaseRequest) (*v1.LeaseResponse, error) {
 	var res v1.LeaseResponse
 	if err := c.client.CallUnary(ctx, peerServiceLeaseSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *peerServiceClient) Ack(ctx context.Context, req *v1.AckRequest) (*v1.AckResponse, error) {
+	var res v1.AckResponse
+	if err := c.client.CallUnary(ctx, peerServiceAckSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *peerServiceClient) Release(ctx context.Context, req *v1.ReleaseRequest) (*v1.ReleaseResponse, error) {
+	var res v1.ReleaseResponse
+	if err := c.client.CallUnary(ctx, peerServiceReleaseSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -705,6 +761,30 @@ func (h peerServiceHandler) lease(ctx context.Context, _ connect.Spec, stream co
 		return err
 	}
 	res, err := h.svc.Lease(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h peerServiceHandler) ack(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.AckRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Ack(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h peerServiceHandler) release(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.ReleaseRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Release(ctx, &req)
 	if err != nil {
 		return err
 	}
