@@ -12,6 +12,10 @@ import (
 // of it. Verdicts on silent nodes take less.
 const releasePatience = 5 * time.Second
 
+// flight is how long packets may be on their way to a Pod after the last node has
+// let go of it.
+const flight = 200 * time.Millisecond
+
 // acks are how far each node has taken in what the log says of endpoints.
 type acks struct {
 	upTo  map[string]uint64
@@ -50,7 +54,12 @@ func (l *Leader) Released(ctx context.Context, key state.Key, uid string) (late 
 		late = r.model.behind(index, l.acks.upTo)
 		l.mu.Unlock()
 		if len(late) == 0 {
-			return nil, nil
+			select { // what was on its way when the last one let go still arrives
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			case <-time.After(flight):
+				return nil, nil
+			}
 		}
 		again := time.NewTimer(50 * time.Millisecond) // a verdict moves nothing here
 		select {
