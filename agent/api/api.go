@@ -52,6 +52,10 @@ type Duties interface {
 	Heard(node string) // a report of its own came in
 	// Lease grants a node leases of its own Pods, by uid.
 	Lease(ctx context.Context, node string, pods []string) (granted []string, err error)
+	// Acked hears up to where a node has let go of endpoints that go, and Released
+	// waits for all to have let go of one Pod.
+	Acked(node string, index uint64)
+	Released(ctx context.Context, key state.Key, uid string) (late []string, err error)
 	Tell(event *corev1.Event) // an event about one of its Pods
 }
 
@@ -182,6 +186,7 @@ type Server struct {
 	calls *calls
 
 	followers *atomic.Int64 // streams of nodes that are open
+	assigning *assigning
 }
 
 // New returns a server; its handlers go on the listeners they are named for.
@@ -189,7 +194,7 @@ func New(cfg Config) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Server{cfg: cfg, log: cfg.Logger.With("component", "api"), calls: &calls{open: map[string]int{}}, followers: &atomic.Int64{}}
+	return &Server{cfg: cfg, log: cfg.Logger.With("component", "api"), calls: &calls{open: map[string]int{}}, followers: &atomic.Int64{}, assigning: &assigning{}}
 }
 
 // maxMessage bounds one message, in bytes. A manifest is refused above 4 MiB

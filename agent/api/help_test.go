@@ -97,6 +97,8 @@ type ears struct {
 	heard  []string
 }
 
+func (e *ears) Acked(string, uint64)                                               {}
+func (e *ears) Released(context.Context, state.Key, string) ([]string, error)      { return nil, nil }
 func (e *ears) Suspect(string, *skeinv1.SuspectRequest)                            {}
 func (e *ears) Lease(_ context.Context, _ string, pods []string) ([]string, error) { return pods, nil }
 func (e *ears) StreamOpened(string)                                                {}

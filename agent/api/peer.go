@@ -84,7 +84,7 @@ func (p *peer) later() <-chan time.Time {
 // mayFollow lets a node read what every node must know, and its own Pods.
 func mayFollow(node string, sel *skeinv1.Selector) error {
 	switch sel.GetKind() {
-	case object.KindNode, object.KindImage, object.KindKeyring:
+	case object.KindNode, object.KindImage, object.KindKeyring, object.KindService, object.KindEndpointSlice, object.KindSelection:
 		return nil
 	case object.KindPod:
 		if sel.GetIndex() == object.NodeIndex(node) {

@@ -55,6 +55,11 @@ func (s *Server) accept(ctx context.Context, obj object.Object, before *state.Ro
 		}
 		obj = sealed
 	}
+	if svc, ok := obj.(*corev1.Service); ok {
+		if err := s.assign(svc); err != nil {
+			return nil, err
+		}
+	}
 	return object.Put(obj, expect)
 }
 

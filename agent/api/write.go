@@ -51,7 +51,10 @@ func (c *cluster) Apply(ctx context.Context, req *skeinv1.ApplyRequest) (*skeinv
 		return nil, badRequest("%s holds no object", req.GetFilename())
 	}
 	var out *skeinv1.ApplyResponse
+	services := slices.ContainsFunc(manifests, func(m object.Manifest) bool { return m.Kind.Name == object.KindService })
+	defer c.assigning.begin(services)()
 	think := func() (*logv1.Txn, error) {
+		c.assigning.again(services)
 		out = &skeinv1.ApplyResponse{}
 		txn := &logv1.Txn{}
 		for i := range manifests {
@@ -163,7 +166,9 @@ func (c *cluster) Patch(ctx context.Context, req *skeinv1.PatchRequest) (*skeinv
 		return nil, err
 	}
 	var out *skeinv1.Applied
+	defer c.assigning.begin(kind.Name == object.KindService)()
 	index, err := c.commit(ctx, func() (*logv1.Txn, error) {
+		c.assigning.again(kind.Name == object.KindService)
 		row, _, err := c.row(ref)
 		if err != nil {
 			return nil, err
