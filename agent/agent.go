@@ -25,6 +25,7 @@ import (
 	"github.com/skein-dev/skein/agent/leader"
 	"github.com/skein-dev/skein/agent/node"
 	"github.com/skein-dev/skein/agent/object"
+	"github.com/skein-dev/skein/agent/traffic"
 	"github.com/skein-dev/skein/consensus"
 	"github.com/skein-dev/skein/consensus/state"
 	skeinv1 "github.com/skein-dev/skein/proto/skein/v1"
@@ -59,6 +60,7 @@ type Agent struct {
 	volumes VolumeStore
 	duties  *leader.Leader
 	node    *node.Node
+	traffic *traffic.Traffic
 	api     *api.Server
 }
 
@@ -121,7 +123,7 @@ func New(ctx context.Context, cfg Config) (a *Agent, err error) {
 		return a, err
 	}
 	a.peers = newPeers(a)
-	for _, open := range []func() error{a.agree, a.meet, a.prepareRuntime} {
+	for _, open := range []func() error{a.agree, a.meet, a.prepareRuntime, a.connect} {
 		if err := open(); err != nil {
 			return a, err
 		}
@@ -153,6 +155,9 @@ func (a *Agent) agree() error {
 			{Kind: object.KindNode},
 			{Kind: object.KindImage},
 			{Kind: object.KindKeyring},
+			{Kind: object.KindService},
+			{Kind: object.KindEndpointSlice},
+			{Kind: object.KindSelection},
 			{Kind: object.KindPod, Index: object.NodeIndex(a.cfg.Name)},
 		},
 	})
@@ -245,7 +250,7 @@ func (a *Agent) assemble() error {
 		Name: a.cfg.Name, Address: a.cfg.Advertise.Addr(), Replica: a.replica, Driver: a.driver, Images: a.images,
 		Holdings: a.images, Reclaim: a.cfg.Reclaim, Reporter: reporter{a}, Lessor: reporter{a}, Volumes: a.volumes, Machine: what, Logger: a.log,
 		Pressure: a.pressures, PressureChanged: a.disk.Changed, Now: a.cfg.World.Now,
-		Resolv: a.cfg.World.Resolv,
+		Resolv: a.cfg.World.Resolv, Network: podNetwork{a.traffic, a},
 	})
 	a.raft.Lead(a.seed)
 	a.raft.Lead(a.raiseFormat)
@@ -269,7 +274,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		together(a.raft.Run, a.serveNodes),
 		together(a.replica.Run, a.gossip.Run, identity.NewRenewer(a.id, a.renew, a.log).Run),
 		together(a.watchLeader, a.ownDoubts, a.watchKeys, a.watchPeers, a.suspicions.run, a.enter, a.watchEpoch, a.keepSnapshots),
-		together(a.node.Run, a.driver.Run, a.images.tellPieces, a.images.verify, a.followSources),
+		together(a.node.Run, a.traffic.Run, a.driver.Run, a.images.tellPieces, a.images.verify, a.followSources),
 		together(a.servePeople, a.beat),
 	)
 	var removed *RemovedError

@@ -46,6 +46,8 @@ type Config struct {
 	// that network.
 	RegistryDial func(ctx context.Context, network, addr string) (net.Conn, error)
 
+	PodNetwork string // how Pods reach those of other machines, as fabric.Mode has it; empty: auto
+
 	SeccompDir string // seccomp profiles of this machine that Pods may name; empty: none
 
 	Reclaim node.Reclaim // when images that nothing needs are given up

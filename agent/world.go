@@ -44,6 +44,9 @@ type World struct {
 	// Resolv reads a resolv.conf(5) by which names are looked up as this machine
 	// does: from its own network, or else from that of a Pod.
 	Resolv func(own bool) string
+	// Wires opens this machine's part of the cluster's network. upstreams lists whom it
+	// asks for names that are not the cluster's.
+	Wires func(cfg Config, upstreams func() []string, log *slog.Logger) (Wires, error)
 	// Disk is what holds the data directory.
 	Disk func(Config) (disk.Medium, error)
 	// Load returns how to measure how busy it is.
@@ -150,6 +153,9 @@ func (w *World) complete(log *slog.Logger) {
 	}
 	if w.Resolv == nil {
 		w.Resolv = machineResolv
+	}
+	if w.Wires == nil {
+		w.Wires = openWires
 	}
 	if w.Disk == nil {
 		w.Disk = func(cfg Config) (disk.Medium, error) { return disk.Folder(cfg.DataDir) }

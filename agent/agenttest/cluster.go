@@ -13,6 +13,7 @@ import (
 
 	"github.com/skein-dev/skein/agent/gossip/gossiptest"
 	"github.com/skein-dev/skein/agent/identity"
+	"github.com/skein-dev/skein/agent/traffic/traffictest"
 	"github.com/skein-dev/skein/consensus/consensustest"
 	"github.com/skein-dev/skein/consensus/state"
 	"github.com/skein-dev/skein/runtime/container"
@@ -82,7 +83,8 @@ func (c *Cluster) add(seed uint64, root string) *Machine {
 	addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(number)}), port)
 	name := fmt.Sprintf("n%d", number)
 	m := &Machine{
-		Name: name, cluster: c, addr: addr, host: c.net.Host(addr.Addr()), power: true,
+		table: new(traffictest.Table),
+		Name:  name, cluster: c, addr: addr, host: c.net.Host(addr.Addr()), power: true,
 		driver: containertest.New(program), volumes: &volumetest.Volumes{}, disk: consensustest.NewDisk(seed), dir: filepath.Join(root, name),
 	}
 	m.driver.SetClock(m.now)

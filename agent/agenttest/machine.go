@@ -21,6 +21,7 @@ import (
 	"github.com/skein-dev/skein/agent/gossip"
 	"github.com/skein-dev/skein/agent/gossip/gossiptest"
 	"github.com/skein-dev/skein/agent/node"
+	"github.com/skein-dev/skein/agent/traffic/traffictest"
 	"github.com/skein-dev/skein/consensus"
 	"github.com/skein-dev/skein/consensus/consensustest"
 	"github.com/skein-dev/skein/runtime/container"
@@ -44,6 +45,7 @@ type Machine struct {
 	host    *gossiptest.Host
 	driver  *containertest.Driver
 	volumes *volumetest.Volumes
+	table   *traffictest.Table // of Services; as in a kernel, it outlives agents
 	starts  int
 	format  uint32 // that its program reads; 0: that of this build
 	seed    string // where it was told to join
@@ -164,7 +166,10 @@ func (m *Machine) world(l *life) agent.World {
 			return node.Machine{CPUMilli: 8000, MemoryBytes: 16 << 30, DiskBytes: 100 << 30, Pods: 200, Info: corev1.NodeSystemInfo{MachineID: m.Name}}, nil
 		},
 		Resolv: func(bool) string { return "" },
-		Disk:   func(agent.Config) (watch.Medium, error) { return medium{disk: disk, life: l}, nil },
+		Wires: func(agent.Config, func() []string, *slog.Logger) (agent.Wires, error) {
+			return agent.Wires{Table: m.table, Fabric: new(traffictest.Fabric), Names: new(traffictest.Names)}, nil
+		},
+		Disk: func(agent.Config) (watch.Medium, error) { return medium{disk: disk, life: l}, nil },
 		Load: func(agent.Config) func() (gossip.Load, error) {
 			return func() (gossip.Load, error) { return gossip.Load{}, nil }
 		},

@@ -144,7 +144,7 @@ func names(blocks []netip.Prefix) string {
 
 // address gives a Pod its address, if it is to have one of its own.
 func (n *Node) address(pod *corev1.Pod) (netip.Addr, error) {
-	if n.cfg.MTU == nil || pod.Spec.HostNetwork {
+	if n.cfg.Network == nil || pod.Spec.HostNetwork {
 		return netip.Addr{}, nil
 	}
 	if addr := n.addresses.of(string(pod.UID)); addr.IsValid() {

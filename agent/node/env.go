@@ -21,6 +21,7 @@ type place struct {
 	hostIP  string
 	podIP   string                // the Pod's own; empty: it has none
 	mtu     int                   // of its link
+	names   bool                  // the machine answers for the cluster's
 	sources *Sources              // nil: there are none
 	machine Machine               // what limits are where none are set
 	resolv  func(own bool) string // the machine's resolv.conf; nil: it has none

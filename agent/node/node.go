@@ -57,6 +57,19 @@ type Reporter interface {
 	Report(ctx context.Context, report *skeinv1.ReportRequest) error
 }
 
+// Network is this machine's part of the cluster's.
+type Network interface {
+	// MTU is what Pods' links are made with, in bytes.
+	MTU() int
+	// Admit lets a Pod with an address of its own onto it, before its containers
+	// start, and Dismiss takes it off, once nothing is left of it. Both may be
+	// repeated.
+	Admit(ctx context.Context, pod *corev1.Pod, addr netip.Addr) error
+	Dismiss(ctx context.Context, uid string) error
+	// Release waits until no node sends a Pod that is to go anything new.
+	Release(ctx context.Context, pod *corev1.Pod) error
+}
+
 // Config is what a Node needs.
 type Config struct {
 	Name     string
@@ -72,10 +85,8 @@ type Config struct {
 	Machine  Machine // what this machine is and has
 	// Resolv reads the resolv.conf of this machine, that Pods are given which look
 	// names up as it does; nil: it has none.
-	Resolv func(own bool) string // of the machine's own network, or of another
-	// MTU is what Pods' links are made with, in bytes; nil: Pods have no network of
-	// their own.
-	MTU func() int
+	Resolv  func(own bool) string // of the machine's own network, or of another
+	Network Network               // nil: Pods have no network of their own
 	// Pressure names what this machine is short of now, or what is wrong with it,
 	// by the type of the condition that says so, with a reason.
 	Pressure        func() map[string]string

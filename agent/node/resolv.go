@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/skein-dev/skein/agent/object"
 )
 
 // Bounds of a resolv.conf: of nameservers the C library's resolvers heed the first
@@ -19,14 +21,29 @@ const (
 // resolver is what resolv.conf(5) says.
 type resolver struct{ servers, domains, options []string }
 
+// clusterResolver is where every node answers for names.
+const clusterResolver = "169.254.53.53"
+
 // resolvOf is the resolv.conf of a Pod's containers; empty: that of their image. Who
-// shares the machine's network looks names up as the machine does.
-func resolvOf(pod *corev1.Pod, machine func(own bool) string) string {
+// shares the machine's network looks names up as the machine does, unless it asks for
+// the cluster's. names tells whether this machine answers for those.
+func resolvOf(pod *corev1.Pod, machine func(own bool) string, names bool) string {
 	var r resolver
 	policy := pod.Spec.DNSPolicy
-	if policy == corev1.DNSDefault || policy != corev1.DNSNone && pod.Spec.HostNetwork {
-		if machine != nil {
+	switch {
+	case policy == corev1.DNSNone:
+	case policy == corev1.DNSDefault, policy != corev1.DNSClusterFirstWithHostNet && pod.Spec.HostNetwork, !names:
+		if machine != nil && (policy == corev1.DNSDefault || pod.Spec.HostNetwork) {
 			r = parseResolv(machine(pod.Spec.HostNetwork))
+		}
+	default:
+		const domain = object.ClusterDomain
+		r = resolver{
+			servers: []string{clusterResolver}, options: []string{"ndots:5"},
+			domains: []string{pod.Namespace + ".svc." + domain, "svc." + domain, domain},
+		}
+		if machine != nil { // and then as the machine does
+			r.domains = append(r.domains, parseResolv(machine(false)).domains...)
 		}
 	}
 	if c := pod.Spec.DNSConfig; c != nil {
@@ -95,6 +112,9 @@ func (r resolver) String() string {
 	}
 	return out.String()
 }
+
+// Nameservers lists those of a resolv.conf.
+func Nameservers(text string) []string { return parseResolv(text).servers }
 
 // once keeps the first of what is named more than once.
 func once(list []string) []string {

@@ -65,7 +65,7 @@ func sandboxOf(pod *corev1.Pod, at place) container.Sandbox {
 	host := hostnameOf(pod)
 	s := container.Sandbox{
 		Pod: string(pod.UID), Namespace: pod.Namespace, Name: pod.Name,
-		Hostname: host, HostNetwork: pod.Spec.HostNetwork, Hosts: hostsOf(pod), Users: object.OwnUsers(&pod.Spec), Resolv: resolvOf(pod, at.resolv),
+		Hostname: host, HostNetwork: pod.Spec.HostNetwork, Hosts: hostsOf(pod), Users: object.OwnUsers(&pod.Spec), Resolv: resolvOf(pod, at.resolv, at.names),
 		SharePIDs: isTrue(pod.Spec.ShareProcessNamespace), HostPIDs: pod.Spec.HostPID, HostIPC: pod.Spec.HostIPC,
 	}
 	if addr, err := netip.ParseAddr(at.podIP); err == nil && !pod.Spec.HostNetwork {

@@ -33,6 +33,7 @@ func (w *worker) delete(ctx context.Context, pod *corev1.Pod) (time.Time, bool, 
 	grace := time.Until(w.goneBy(pod))
 	if len(w.node.statuses(w.uid)) > 0 {
 		w.event(pod, corev1.EventTypeNormal, "Killing", "stopping, with "+max(grace, 0).Round(time.Second).String()+" to finish")
+		w.release(ctx, pod)
 	}
 	if err := w.clean(ctx, grace); err != nil {
 		return time.Time{}, false, err
@@ -40,6 +41,35 @@ func (w *worker) delete(ctx context.Context, pod *corev1.Pod) (time.Time, bool, 
 	w.node.reports.gone(pod)
 	return time.Time{}, false, nil
 }
+
+// releasePatience bounds how long a Pod that is to go waits for a leader that lets
+// the others let go of it.
+const releasePatience = 6 * time.Second
+
+// release waits until nobody sends the Pod anything new: only then is it told to end,
+// so no request is lost. A Pod that must go at once does not wait.
+func (w *worker) release(ctx context.Context, pod *corev1.Pod) {
+	left := time.Until(w.goneBy(pod))
+	if w.released || left <= 0 || w.node.cfg.Network == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, min(left, releasePatience))
+	defer cancel()
+	for ctx.Err() == nil {
+		err := w.node.cfg.Network.Release(ctx, pod)
+		if err == nil {
+			break
+		}
+		w.log.Debug("nobody has let the Pod go yet", "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(releaseRetry):
+		}
+	}
+	w.released = true
+}
+
+const releaseRetry = 100 * time.Millisecond
 
 // goneBy is by when a Pod has to be gone that is to go: its grace period counts
 // from when this agent heard of it, by no other machine's clock. Where a shorter
@@ -99,6 +129,11 @@ func (w *worker) clean(ctx context.Context, grace time.Duration) error {
 	}
 	if err := w.node.cfg.Driver.RemoveSandbox(ctx, string(w.uid)); err != nil {
 		return err
+	}
+	if w.node.cfg.Network != nil {
+		if err := w.node.cfg.Network.Dismiss(ctx, string(w.uid)); err != nil {
+			return err
+		}
 	}
 	w.node.addresses.give(string(w.uid))
 	return nil

@@ -70,9 +70,9 @@ func (w *worker) retryConfig() {
 }
 
 func (w *worker) place() place {
-	p := place{hostIP: w.node.cfg.Address.String(), sources: w.node.sources, machine: w.node.cfg.Machine, resolv: w.node.cfg.Resolv}
+	p := place{names: w.node.cfg.Network != nil, hostIP: w.node.cfg.Address.String(), sources: w.node.sources, machine: w.node.cfg.Machine, resolv: w.node.cfg.Resolv}
 	if addr := w.node.addresses.of(string(w.uid)); addr.IsValid() {
-		p.podIP, p.mtu = addr.String(), w.node.cfg.MTU()
+		p.podIP, p.mtu = addr.String(), w.node.cfg.Network.MTU()
 	}
 	return p
 }

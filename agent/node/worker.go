@@ -36,6 +36,8 @@ type worker struct {
 	leaveIn int64     // the grace period of a Pod that is to go, in seconds
 	leaveBy time.Time // when that is over
 
+	released bool // nobody sends it anything new
+
 	parted   sync.Map          // ids of runs whose preStop is over
 	making   sync.Mutex        // held while volumes are made
 	stale    map[string]string // volumes that could not be brought up to date, by name, and why
@@ -131,12 +133,18 @@ func finished(pod *corev1.Pod) bool {
 
 // ensure brings every container of the Pod where it should be.
 func (w *worker) ensure(ctx context.Context, pod *corev1.Pod) (time.Time, bool, error) {
-	if _, err := w.node.address(pod); err != nil {
+	addr, err := w.node.address(pod)
+	if err != nil {
 		return w.unwired(ctx, pod, err), false, nil
 	}
 	delete(w.notes, "")
 	if err := w.node.cfg.Driver.Prepare(ctx, sandboxOf(pod, w.place())); err != nil {
 		return time.Time{}, false, fmt.Errorf("create sandbox: %w", err)
+	}
+	if addr.IsValid() {
+		if err := w.node.cfg.Network.Admit(ctx, pod, addr); err != nil {
+			return time.Time{}, false, fmt.Errorf("let it onto the network: %w", err)
+		}
 	}
 	var (
 		next time.Time

@@ -103,4 +103,8 @@ type PortRange struct {
 type Change struct {
 	Put    map[Frontend]Service
 	Delete []Frontend
+	// Nodes, Here and Policy take the place of those of the Config.
+	Nodes  *[]netip.Addr
+	Here   *[]Pod
+	Policy *Policy
 }

@@ -11,21 +11,32 @@ import (
 
 // plain brings the sets up to date that are worked out whole each time: they have
 // only what concerns this machine.
-func (t *Table) plain(b *batch, cfg Config) {
+func (t *Table) plain(b *batch, cfg Config, change Change) {
 	want := map[*nftables.Set]map[string][]byte{}
 	l := t.layout
-	for _, s := range []*nftables.Set{l.nodes, l.here, l.ours, l.hairpin, l.shutIn, l.shutOut, l.classIn, l.classOut, l.peers, l.peerPorts, l.nets, l.netPorts} {
-		want[s] = map[string][]byte{}
+	begin := func(sets ...*nftables.Set) {
+		for _, s := range sets {
+			want[s] = map[string][]byte{}
+		}
 	}
-	for _, n := range cfg.Nodes {
-		want[l.nodes][string(addrKey(n))] = nil
+	if change.Nodes != nil {
+		begin(l.nodes)
+		for _, n := range cfg.Nodes {
+			want[l.nodes][string(addrKey(n))] = nil
+		}
 	}
-	for _, p := range cfg.Here {
-		want[l.here][string(join(linkKey(p.Link), addrKey(p.Addr)))] = nil
-		want[l.ours][string(addrKey(p.Addr))] = nil
-		want[l.hairpin][string(join(addrKey(p.Addr), addrKey(p.Addr)))] = nil
+	if change.Here != nil {
+		begin(l.here, l.ours, l.hairpin)
+		for _, p := range cfg.Here {
+			want[l.here][string(join(linkKey(p.Link), addrKey(p.Addr)))] = nil
+			want[l.ours][string(addrKey(p.Addr))] = nil
+			want[l.hairpin][string(join(addrKey(p.Addr), addrKey(p.Addr)))] = nil
+		}
 	}
-	t.classes(want, cfg.Policy)
+	if change.Policy != nil {
+		begin(l.shutIn, l.shutOut, l.classIn, l.classOut, l.peers, l.peerPorts, l.nets, l.netPorts)
+		t.classes(want, cfg.Policy)
+	}
 	for s, elems := range want {
 		have := t.elems[s]
 		for key, val := range have {

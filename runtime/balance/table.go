@@ -90,13 +90,13 @@ func (t *Table) Set(ctx context.Context, cfg Config) error {
 		return err
 	}
 	if t.whole && t.fits(cfg) {
-		change := Change{Put: cfg.Frontends}
+		change := whole(cfg)
 		for f := range t.fronts {
 			if _, still := cfg.Frontends[f]; !still {
 				change.Delete = append(change.Delete, f)
 			}
 		}
-		if err := t.write(cfg, change, true); err == nil {
+		if err := t.write(cfg, change); err == nil {
 			return nil
 		}
 	}
@@ -123,16 +123,36 @@ func (t *Table) Apply(ctx context.Context, change Change) error {
 		return err
 	}
 	if t.whole {
-		if err := t.write(t.cfg, change, false); err == nil {
+		if err := t.write(t.with(change), change); err == nil {
 			return nil
 		}
 	}
 	return t.replace(t.all(change))
 }
 
+// whole is the change from nothing.
+func whole(cfg Config) Change {
+	return Change{Put: cfg.Frontends, Nodes: &cfg.Nodes, Here: &cfg.Here, Policy: &cfg.Policy}
+}
+
+// with is what the table is to be after a change, Frontends aside.
+func (t *Table) with(change Change) Config {
+	cfg := t.cfg
+	if change.Nodes != nil {
+		cfg.Nodes = *change.Nodes
+	}
+	if change.Here != nil {
+		cfg.Here = *change.Here
+	}
+	if change.Policy != nil {
+		cfg.Policy = *change.Policy
+	}
+	return cfg
+}
+
 // all is what the table is to be after a change.
 func (t *Table) all(change Change) Config {
-	cfg := t.cfg
+	cfg := t.with(change)
 	cfg.Frontends = map[Frontend]Service{}
 	for f, have := range t.fronts {
 		cfg.Frontends[f] = have.is
@@ -156,12 +176,12 @@ func (t *Table) replace(cfg Config) error {
 		return fmt.Errorf("write the table %s: %w", Name, err)
 	}
 	t.cfg = cfg
-	return t.write(cfg, Change{Put: cfg.Frontends}, true)
+	return t.write(cfg, whole(cfg))
 }
 
 // write adds what is different to the batch and sends it. What the kernel then has is
-// not known if that fails. rest says that more than frontends may be different.
-func (t *Table) write(cfg Config, change Change, rest bool) error {
+// not known if that fails.
+func (t *Table) write(cfg Config, change Change) error {
 	t.whole = false
 	b := &batch{conn: t.conn, add: map[*nftables.Set][]nftables.SetElement{}, del: map[*nftables.Set][]nftables.SetElement{}}
 	for _, f := range change.Delete {
@@ -172,9 +192,7 @@ func (t *Table) write(cfg Config, change Change, rest bool) error {
 			return err
 		}
 	}
-	if rest {
-		t.plain(b, cfg)
-	}
+	t.plain(b, cfg, change)
 	if err := b.flush(); err != nil {
 		return fmt.Errorf("write to the table %s: %w", Name, err)
 	}
