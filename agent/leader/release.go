@@ -86,13 +86,13 @@ func (m *model) spokenOf(ctx context.Context, key state.Key, uid string) (uint64
 			m.mu.Unlock()
 			return 0, nil
 		}
-		any := false
+		served := false
 		if p.addr.IsValid() {
-			m.web.behind(p, func(state.Key) { any = true })
+			m.web.behind(p, func(state.Key) { served = true })
 		}
 		released, spoken := m.web.released, m.web.spoken
 		m.mu.Unlock()
-		if p.deleting && !any {
+		if p.deleting && !served {
 			return 0, nil
 		}
 		if p.deleting && released >= p.version {

@@ -2,6 +2,7 @@ package node
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/binary"
@@ -28,6 +29,7 @@ type target struct {
 	pod       *corev1.Pod
 	container *corev1.Container
 	id        container.ID
+	addr      string // the Pod's own; empty: it has its loopback alone, or its node's network
 }
 
 // check asks once. The error is the transcript: what was asked and what came.
@@ -95,7 +97,7 @@ func (t target) address(port intstr.IntOrString) (string, error) {
 	if n < 1 || n > 65535 {
 		return "", fmt.Errorf("no port %q", port.String())
 	}
-	return net.JoinHostPort("127.0.0.1", strconv.Itoa(n)), nil
+	return net.JoinHostPort(cmp.Or(t.addr, "127.0.0.1"), strconv.Itoa(n)), nil
 }
 
 func (t target) tcp(ctx context.Context, port intstr.IntOrString) error {

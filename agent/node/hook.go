@@ -58,7 +58,7 @@ func (w *worker) startHook(ctx context.Context, pod *corev1.Pod, c *corev1.Conta
 	ctx, cancel := context.WithCancel(ctx)
 	h := &hook{id: id, cancel: cancel, ended: make(chan struct{})}
 	w.hooks[c.Name] = h
-	t := target{driver: w.node.cfg.Driver, pod: pod, container: c, id: id}
+	t := target{driver: w.node.cfg.Driver, addr: w.place().podIP, pod: pod, container: c, id: id}
 	w.node.gone.Go(func() {
 		defer close(h.ended)
 		defer cancel()
@@ -101,7 +101,7 @@ func (w *worker) end(ctx context.Context, pod *corev1.Pod, id container.ID, grac
 	by := time.Now().Add(grace)
 	_, said := w.parted.Load(id) // before its time was cut short
 	if c := containerNamed(pod, id.Name); c != nil && grace > 0 && !said && c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
-		t := target{driver: w.node.cfg.Driver, pod: pod, container: c, id: id}
+		t := target{driver: w.node.cfg.Driver, addr: w.place().podIP, pod: pod, container: c, id: id}
 		hctx, cancel := context.WithDeadline(ctx, by)
 		err := t.runHook(hctx, c.Lifecycle.PreStop)
 		cut := hctx.Err() != nil

@@ -90,7 +90,7 @@ func (w *worker) startProbe(ctx context.Context, pod *corev1.Pod, c *corev1.Cont
 			p.health.ready = p.health.started && (p.health.ready || s.Ready)
 		}
 	}
-	target := target{driver: w.node.cfg.Driver, pod: pod, container: c, id: run.ID}
+	target := target{driver: w.node.cfg.Driver, addr: w.place().podIP, pod: pod, container: c, id: run.ID}
 	started := w.node.ago(run.StartedAt)
 	go func() {
 		defer close(p.done)

@@ -200,7 +200,9 @@ func (t *Traffic) take(ctx context.Context, b state.Batch) {
 		}
 	}
 	if !t.begun {
-		t.begin(ctx)
+		if t.begin(ctx); t.begun {
+			t.acks.reached(b.Index)
+		}
 		return
 	}
 	if news.nodes {

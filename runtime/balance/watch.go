@@ -23,7 +23,7 @@ func (t *Table) Watch(ctx context.Context, changed func()) error {
 	if err != nil {
 		return fmt.Errorf("listen to nftables: %w", err)
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // it was only read from
 	if err := conn.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
 		return fmt.Errorf("listen to nftables: %w", err)
 	}

@@ -100,9 +100,6 @@ func (s *Server) Run(ctx context.Context) error {
 		if err == nil {
 			return s.serve(ctx, packets, streams)
 		}
-		if ctx.Err() != nil {
-			return nil
-		}
 		s.log.Warn("cannot listen for questions about names; trying on", "addr", s.cfg.Addr, "err", err)
 		select {
 		case <-ctx.Done():

@@ -109,7 +109,7 @@ func Open(log *slog.Logger) (*Fabric, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find this network namespace: %w", err)
 	}
-	defer ns.Close()
+	defer func() { _ = ns.Close() }() // a descriptor, whose namespace stays
 	return OpenAt(ns, log)
 }
 

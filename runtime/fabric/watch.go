@@ -39,15 +39,12 @@ func (f *Fabric) Watch(ctx context.Context, changed func()) error {
 		}
 	}
 	for {
-		news := false
+		var news bool
 		select {
 		case <-done:
 			return nil
 		case err := <-failed:
-			if ctx.Err() != nil {
-				return nil
-			}
-			if !errors.Is(err, unix.ENOBUFS) {
+			if !errors.Is(err, unix.ENOBUFS) && ctx.Err() == nil {
 				return fmt.Errorf("listen to the kernel: %w", err)
 			}
 			news = true

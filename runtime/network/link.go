@@ -97,7 +97,7 @@ func (p *Pins) pair(host *netlink.Handle, s Spec, name string) (netlink.Link, er
 	if err != nil {
 		return nil, fmt.Errorf("open the network of %s: %w", s.Name, err)
 	}
-	defer ns.Close()
+	defer func() { _ = ns.Close() }() // a descriptor, whose namespace stays
 	veth := netlink.NewVeth(netlink.LinkAttrs{Name: name, MTU: s.MTU, HardwareAddr: gatewayMAC})
 	veth.PeerName, veth.PeerNamespace, veth.PeerHardwareAddr, veth.PeerMTU = inner, netlink.NsFd(ns), podMAC(s.Address), uint32(s.MTU) //nolint:gosec // an MTU is small
 	if err := host.LinkAdd(veth); err != nil {
@@ -145,7 +145,7 @@ func (p *Pins) atEnd(name string, do func(*netlink.Handle, netlink.Link) error) 
 	if err != nil {
 		return fmt.Errorf("open the network of %s: %w", name, err)
 	}
-	defer ns.Close()
+	defer func() { _ = ns.Close() }() // a descriptor, whose namespace stays
 	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("talk to the kernel: %w", err)
