@@ -279,7 +279,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	)
 	var removed *RemovedError
 	if errors.As(err, &removed) {
-		if err := errors.Join(strip(ctx, a.driver), stripVolumes(a.volumes)); err != nil { // the next start tries again
+		if err := errors.Join(strip(ctx, a.driver), stripVolumes(a.volumes), a.traffic.Remove()); err != nil { // the next start tries again
 			return fmt.Errorf("this node was removed, and its Pods do not end: %w", err)
 		}
 		return removed

@@ -5,9 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 
+	"github.com/skein-dev/skein/runtime/balance"
+	"github.com/skein-dev/skein/runtime/fabric"
+	"github.com/skein-dev/skein/runtime/network"
 	"github.com/skein-dev/skein/runtime/runc"
 )
 
@@ -52,6 +56,10 @@ func Clean(ctx context.Context, place Place, out io.Writer) error {
 	if err := errors.Join(clearUsers(data), unmountBelow(data)); err != nil {
 		return err
 	}
+	if err := unwire(); err != nil {
+		return fmt.Errorf("leave the cluster's network: %w", err)
+	}
+	say("network left")
 	if err := os.Remove(place.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -61,6 +69,20 @@ func Clean(ctx context.Context, place Place, out io.Writer) error {
 	}
 	say("%s removed", data)
 	return nil
+}
+
+// unwire takes away what an agent has made in this network: the table of Services,
+// the ways to other machines, and the links of Pods.
+func unwire() error {
+	table, err := balance.Open()
+	if err != nil {
+		return err
+	}
+	ways, err := fabric.Open(slog.New(slog.DiscardHandler))
+	if err != nil {
+		return errors.Join(err, table.Close())
+	}
+	return errors.Join(table.Remove(), table.Close(), ways.Remove(), ways.Close(), network.RemoveLinks())
 }
 
 // clearUsers takes away where Pods of an agent with that data directory, that had

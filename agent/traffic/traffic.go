@@ -7,6 +7,7 @@ package traffic
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -46,6 +47,7 @@ type Table interface {
 	Watch(ctx context.Context, changed func()) error
 	Check(ctx context.Context) ([]string, error)
 	Forget(gone []netip.Addr, only ...balance.Protocol) (uint, error)
+	Remove() error
 }
 
 // Fabric joins machines; fabric.Fabric is the real one.
@@ -55,6 +57,7 @@ type Fabric interface {
 	Check(ctx context.Context) ([]string, error)
 	Path(peer string) (kind, via string)
 	MTU() int
+	Remove() error
 }
 
 // Names answers for names; dns.Server is the real one.
@@ -396,6 +399,10 @@ func (t *Traffic) setFabric(ctx context.Context) {
 
 // MTU is what links of Pods are made with, in bytes.
 func (t *Traffic) MTU() int { return t.cfg.Fabric.MTU() }
+
+// Remove takes away all that this machine has of the network. It is for a machine
+// that leaves its cluster, and whose Pods are gone.
+func (t *Traffic) Remove() error { return errors.Join(t.cfg.Table.Remove(), t.cfg.Fabric.Remove()) }
 
 // buryAll ends what the kernel knows of connections to endpoints that are gone.
 func (t *Traffic) buryAll(ctx context.Context) error {

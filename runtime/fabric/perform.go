@@ -133,6 +133,9 @@ func (f *Fabric) performRoute(s step) error {
 		Family: netlink.FAMILY_V4, Table: unix.RT_TABLE_MAIN, Protocol: Protocol,
 		Dst: ipNet(s.route.dst), Priority: s.route.metric,
 	}
+	if s.verb == dropRoute {
+		r.Scope = netlink.SCOPE_NOWHERE // whichever it has
+	}
 	index, err := f.index(s.route.link)
 	switch {
 	case s.verb == dropRoute && err != nil: // its link is none of those we make

@@ -252,8 +252,13 @@ func (p *Pins) Sweep() error {
 	if err != nil {
 		return err
 	}
+	return RemoveLinks(names...)
+}
+
+// RemoveLinks removes the links of all Pods but some.
+func RemoveLinks(but ...string) error {
 	keep := map[string]bool{}
-	for _, name := range names {
+	for _, name := range but {
 		keep[LinkName(name)] = true
 	}
 	host, err := netlink.NewHandle(unix.NETLINK_ROUTE)

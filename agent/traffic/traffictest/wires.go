@@ -88,6 +88,22 @@ func (t *Table) Buried() []netip.Addr {
 	return append([]netip.Addr(nil), t.buried...)
 }
 
+// Remove forgets all.
+func (t *Table) Remove() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.cfg = balance.Config{}
+	return nil
+}
+
+// Remove forgets all.
+func (f *Fabric) Remove() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cfg = fabric.Config{}
+	return nil
+}
+
 // A Fabric is the ways to other machines in memory.
 type Fabric struct {
 	mu  sync.Mutex
