@@ -161,6 +161,7 @@ func Forward(ctx context.Context, name string, port int, logger *slog.Logger) er
 	group.Go(func() error { return e.serve(ctx, way) })
 	p := &pass{name: name, log: logger}
 	group.Go(func() error { return p.serve(ctx, ln) })
+	group.Go(func() error { return (&publisher{name: name, log: logger}).run(ctx) })
 	return group.Wait()
 }
 
@@ -189,6 +190,8 @@ func (p *pass) serve(ctx context.Context, ln net.Listener) error {
 type pass struct {
 	name string
 	log  *slog.Logger
+
+	to func(*node) string // where at a node; nil: its agent
 
 	mu   sync.Mutex
 	last string // the node that answered last
@@ -252,7 +255,11 @@ func (p *pass) dial(ctx context.Context) (net.Conn, error) {
 		err := inside(l.namespace(n), func() error {
 			d := net.Dialer{Timeout: dialWait, Control: impatient, KeepAliveConfig: keepalive} // an address needs no other goroutine
 			var err error
-			c, err = d.DialContext(ctx, "tcp4", n.advertise())
+			at := n.advertise()
+			if p.to != nil {
+				at = p.to(n)
+			}
+			c, err = d.DialContext(ctx, "tcp4", at)
 			return err
 		})
 		if err == nil {

@@ -58,7 +58,10 @@ func (l *Lab) show(w io.Writer) error {
 		}
 		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", r.Node, r.State, pid, r.Address, r.Link)
 	}
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return err
+	}
+	return l.showPublished(w)
 }
 
 // Exec turns this process into a command that runs in a node's network. It

@@ -164,6 +164,31 @@ func TestAServiceIsReachedFromEverywhere(t *testing.T) {
 	}
 }
 
+func TestAServiceIsPublishedOnTheLaptop(t *testing.T) {
+	l := raise(t, 2)
+	l.apply(shop)
+	_, nodePort := l.service("shop")
+	host := freePort(t)
+	l.skein("expose", "deploy/shop", "--name", "front", "--port", "80", "--publish", fmt.Sprint(host))
+	here := place{"/proc/self/ns/net"}
+	for what, at := range map[string]int{"its node port": int(nodePort), "where it is published": host} {
+		l.await(5*time.Second, what, func() string {
+			who, err := here.who(fmt.Sprintf("127.0.0.1:%d", at))
+			if err != nil || !strings.HasPrefix(who, "shop-") {
+				return fmt.Sprint(who, err)
+			}
+			return ""
+		})
+	}
+	l.skein("delete", "svc/front")
+	l.await(5*time.Second, "nobody listens any more", func() string {
+		if who, err := here.who(fmt.Sprintf("127.0.0.1:%d", host)); err == nil {
+			return who
+		}
+		return ""
+	})
+}
+
 // traffic asks again and again, so many times a second, until it is told to stop.
 type traffic struct {
 	cancel context.CancelFunc
