@@ -118,6 +118,11 @@ func (c *Config) check() error {
 	if c.Format == 0 {
 		c.Format = DefaultFormat
 	}
+	switch c.PodNetwork {
+	case "", "auto", "tunnel", "direct":
+	default:
+		return &UsageError{Text: fmt.Sprintf("--pod-network %q: it is auto, tunnel or direct", c.PodNetwork)}
+	}
 	if c.PodLimit == 0 {
 		c.PodLimit = 250
 	}

@@ -49,6 +49,7 @@ func runFlags() []cli.Flag {
 		&cli.IntFlag{Name: "snapshot-keep", Usage: "how `MANY` of them to keep", Value: 24, EnvVars: env("SNAPSHOT_KEEP")},
 		&cli.StringFlag{Name: "registry-config", Usage: "`FOLDER` that says how to reach registries, as containerd's certs.d", Value: "/etc/skein/certs.d", EnvVars: env("REGISTRY_CONFIG")},
 		&cli.StringFlag{Name: "docker-config", Usage: "`FILE` of docker's with credentials for registries", Value: dockerConfig(), EnvVars: env("DOCKER_CONFIG")},
+		&cli.StringFlag{Name: "pod-network", Usage: "how Pods reach those of other machines, `MODE`: auto, tunnel or direct", Value: "auto", EnvVars: env("POD_NETWORK")},
 		&cli.StringFlag{Name: "seccomp-dir", Usage: "`FOLDER` of seccomp profiles that Pods may name", Value: "/etc/skein/seccomp", EnvVars: env("SECCOMP_DIR")},
 		&cli.Float64Flag{Name: "image-gc-high", Usage: "`PERCENT` of the disk in use from which on images go that nothing needs", Value: 85, EnvVars: env("IMAGE_GC_HIGH")},
 		&cli.Float64Flag{Name: "image-gc-low", Usage: "`PERCENT` until which they go", Value: 80, EnvVars: env("IMAGE_GC_LOW")},
@@ -220,7 +221,7 @@ func config(c *cli.Context) (agent.Config, error) {
 		return cfg, err
 	}
 	cfg = agent.Config{
-		DataDir: data, KeeperDir: filepath.Join(data, "keeper"), Socket: c.String("socket"),
+		DataDir: data, KeeperDir: filepath.Join(data, "keeper"), Socket: c.String("socket"), PodNetwork: c.String("pod-network"),
 		Name: c.String("name"), Init: c.Bool("init"), Join: c.StringSlice("join"),
 		SnapshotDir: c.String("snapshot-dir"), SnapshotEvery: c.Duration("snapshot-every"), SnapshotKeep: c.Int("snapshot-keep"),
 		CgroupParent: c.String("cgroup-parent"), DemoImages: c.Bool("demo-images"),
