@@ -237,7 +237,7 @@ func (a *Agent) assemble() error {
 		Load:      a.loadOf, Now: a.cfg.World.Now, UID: uid, Random: randomNumber, Logger: a.log,
 	})
 	a.api = api.New(api.Config{
-		Name: a.cfg.Name, Consensus: guided{a.raft, a}, Duties: a.duties, Peers: a.peers, Pods: pods{a}, Inside: pods{a},
+		Name: a.cfg.Name, Consensus: guided{a.raft, a}, Duties: a.duties, Peers: a.peers, Pods: pods{a}, Inside: pods{a}, Wires: wireReport{a.traffic},
 		Images: a.images, Holdings: holdings{a}, Pulls: a.pulls, Voting: a.voting, Sealer: a.voting, Format: a.writes, Copy: a.replica, Brakes: a.brakes, Pressure: a.pressures, Now: a.cfg.World.Now, UID: uid, Random: rand.Reader, Logger: a.log,
 		Versions: versions(a.cfg),
 		Cluster: api.Cluster{

@@ -121,3 +121,17 @@ func (r reporter) ack(ctx context.Context, index uint64) error {
 	_, err := r.agent.peers.Client(leader).Ack(ctx, &skeinv1.AckRequest{Index: index})
 	return err
 }
+
+// wireReport is what this node says of the network, for the API.
+type wireReport struct{ *traffic.Traffic }
+
+func (w wireReport) Inspect(ctx context.Context, pods map[string]netip.Addr) (*skeinv1.InspectResponse, error) {
+	r, err := w.Traffic.Inspect(ctx, pods)
+	if err != nil {
+		return nil, err
+	}
+	return &skeinv1.InspectResponse{
+		Index: r.Index, Names: r.Names, Services: int64(r.Services), Mtu: int32(r.MTU), //nolint:gosec // an MTU is small
+		Wrong: r.Wrong, Paths: r.Paths, Unreached: r.Unreached,
+	}, nil
+}

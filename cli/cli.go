@@ -94,6 +94,7 @@ func newApp(s *session) *cli.App {
 			s.runCommand(), s.exposeCommand(), s.applyCommand(), s.deleteCommand(), s.scaleCommand(), s.setCommand(),
 			s.restartCommand(), s.labelCommand(),
 			s.topCommand(),
+			s.doctorCommand(),
 			s.execCommand(), s.attachCommand(), s.copyCommand(), s.forwardCommand(),
 			s.nodeCommand(), s.tokenCommand(),
 			s.imageCommand(), s.snapshotCommand(),

@@ -135,6 +135,7 @@ type Config struct {
 	Peers     Peers
 	Pods      Pods
 	Inside    Inside
+	Wires     Wires
 	Images    Images
 	Holdings  Holdings
 	// Pulls tells of images that are on their way here, and when one begins or

@@ -187,6 +187,9 @@ func insideCalls(t *testing.T) map[string]roleCall {
 			}
 			return first(stream, err)
 		}},
+		"Doctor": {role: RoleView, call: func(c callerOf) error {
+			return errOf(c.Doctor(t.Context(), &skeinv1.DoctorRequest{}))
+		}},
 		"Top": {role: RoleView, call: func(c callerOf) error {
 			return errOf(c.Top(t.Context(), &skeinv1.TopRequest{Kind: "nodes"}))
 		}},

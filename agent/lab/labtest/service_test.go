@@ -329,6 +329,29 @@ func TestWhatOthersBreakInTheNetworkIsMended(t *testing.T) {
 	}
 }
 
+func TestTheDoctorFindsWhatIsWrong(t *testing.T) {
+	l := raise(t, 3)
+	l.apply(shop)
+	l.await(10*time.Second, "nothing is wrong", func() string {
+		if got := l.try("doctor", "net"); got.code != 0 {
+			return got.out
+		}
+		return ""
+	})
+	for _, tt := range []struct{ do, undo []string }{
+		{[]string{"exec", "n2", "--", "nft", "add", "table", "ip", "other", ";", "add", "chain", "ip", "other", "c", "{ type filter hook forward priority 0; policy drop; }"}, []string{"exec", "n2", "--", "nft", "delete", "table", "ip", "other"}},
+	} {
+		l.lab(tt.do[0], tt.do[1:]...)
+		l.await(10*time.Second, "n2's Pods are not reached", func() string {
+			if got := l.try("doctor", "net"); got.code != 1 || !strings.Contains(got.out, "on n2 (direct): no answer") {
+				return got.out
+			}
+			return ""
+		})
+		l.lab(tt.undo[0], tt.undo[1:]...)
+	}
+}
+
 const fence = `
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy

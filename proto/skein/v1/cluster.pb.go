@@ -2949,6 +2949,155 @@ func (x *SnapshotHeader) GetLeftOut() map[string]uint64 {
 	return nil
 }
 
+type DoctorRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoctorRequest) Reset() {
+	*x = DoctorRequest{}
+	mi := &file_skein_v1_cluster_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoctorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoctorRequest) ProtoMessage() {}
+
+func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_cluster_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
+func (*DoctorRequest) Descriptor() ([]byte, []int) {
+	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{44}
+}
+
+type DoctorResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Findings      []*Finding             `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"` // none: all is well
+	Summary       []string               `protobuf:"bytes,2,rep,name=summary,proto3" json:"summary,omitempty"`   // what was looked at, a line each
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoctorResponse) Reset() {
+	*x = DoctorResponse{}
+	mi := &file_skein_v1_cluster_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoctorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoctorResponse) ProtoMessage() {}
+
+func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_cluster_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
+func (*DoctorResponse) Descriptor() ([]byte, []int) {
+	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *DoctorResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *DoctorResponse) GetSummary() []string {
+	if x != nil {
+		return x.Summary
+	}
+	return nil
+}
+
+// Finding is something that is not as it should be.
+type Finding struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"` // that it is about
+	Text          string                 `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	Hint          string                 `protobuf:"bytes,3,opt,name=hint,proto3" json:"hint,omitempty"` // what to do about it; empty: nothing that is known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_skein_v1_cluster_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_cluster_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_skein_v1_cluster_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *Finding) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Finding) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Finding) GetHint() string {
+	if x != nil {
+		return x.Hint
+	}
+	return ""
+}
+
 var File_skein_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_skein_v1_cluster_proto_rawDesc = "" +
@@ -3171,13 +3320,22 @@ const file_skein_v1_cluster_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\x1a:\n" +
 	"\fLeftOutEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01*d\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\x0f\n" +
+	"\rDoctorRequest\"Y\n" +
+	"\x0eDoctorResponse\x12-\n" +
+	"\bfindings\x18\x01 \x03(\v2\x11.skein.v1.FindingR\bfindings\x12\x18\n" +
+	"\asummary\x18\x02 \x03(\tR\asummary\"E\n" +
+	"\aFinding\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\x12\x12\n" +
+	"\x04hint\x18\x03 \x01(\tR\x04hint*d\n" +
 	"\x06Format\x12\x16\n" +
 	"\x12FORMAT_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vFORMAT_WIDE\x10\x01\x12\x0f\n" +
 	"\vFORMAT_JSON\x10\x02\x12\x0f\n" +
 	"\vFORMAT_YAML\x10\x03\x12\x0f\n" +
-	"\vFORMAT_NAME\x10\x042\xf1\t\n" +
+	"\vFORMAT_NAME\x10\x042\xae\n" +
+	"\n" +
 	"\x0eClusterService\x128\n" +
 	"\x05Apply\x12\x16.skein.v1.ApplyRequest\x1a\x17.skein.v1.ApplyResponse\x122\n" +
 	"\x03Get\x12\x14.skein.v1.GetRequest\x1a\x15.skein.v1.GetResponse\x128\n" +
@@ -3187,7 +3345,8 @@ const file_skein_v1_cluster_proto_rawDesc = "" +
 	"\bDescribe\x12\x19.skein.v1.DescribeRequest\x1a\x16.skein.v1.TextResponse\x12:\n" +
 	"\x05Await\x12\x16.skein.v1.AwaitRequest\x1a\x17.skein.v1.AwaitResponse0\x01\x129\n" +
 	"\x06Status\x12\x17.skein.v1.StatusRequest\x1a\x16.skein.v1.TextResponse\x12>\n" +
-	"\aVersion\x12\x18.skein.v1.VersionRequest\x1a\x19.skein.v1.VersionResponse\x127\n" +
+	"\aVersion\x12\x18.skein.v1.VersionRequest\x1a\x19.skein.v1.VersionResponse\x12;\n" +
+	"\x06Doctor\x12\x17.skein.v1.DoctorRequest\x1a\x18.skein.v1.DoctorResponse\x127\n" +
 	"\x04Logs\x12\x15.skein.v1.LogsRequest\x1a\x16.skein.v1.LogsResponse0\x01\x129\n" +
 	"\x04Exec\x12\x15.skein.v1.ExecRequest\x1a\x16.skein.v1.ExecResponse(\x010\x01\x12:\n" +
 	"\x05Drain\x12\x16.skein.v1.DrainRequest\x1a\x17.skein.v1.AwaitResponse0\x01\x12G\n" +
@@ -3215,7 +3374,7 @@ func file_skein_v1_cluster_proto_rawDescGZIP() []byte {
 }
 
 var file_skein_v1_cluster_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_skein_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_skein_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_skein_v1_cluster_proto_goTypes = []any{
 	(Format)(0),                     // 0: skein.v1.Format
 	(*ErrorInfo)(nil),               // 1: skein.v1.ErrorInfo
@@ -3262,9 +3421,12 @@ var file_skein_v1_cluster_proto_goTypes = []any{
 	(*RestoreSnapshotRequest)(nil),  // 42: skein.v1.RestoreSnapshotRequest
 	(*RestoreSnapshotResponse)(nil), // 43: skein.v1.RestoreSnapshotResponse
 	(*SnapshotHeader)(nil),          // 44: skein.v1.SnapshotHeader
-	nil,                             // 45: skein.v1.SnapshotHeader.CountsEntry
-	nil,                             // 46: skein.v1.SnapshotHeader.LeftOutEntry
-	(*ImagePull)(nil),               // 47: skein.v1.ImagePull
+	(*DoctorRequest)(nil),           // 45: skein.v1.DoctorRequest
+	(*DoctorResponse)(nil),          // 46: skein.v1.DoctorResponse
+	(*Finding)(nil),                 // 47: skein.v1.Finding
+	nil,                             // 48: skein.v1.SnapshotHeader.CountsEntry
+	nil,                             // 49: skein.v1.SnapshotHeader.LeftOutEntry
+	(*ImagePull)(nil),               // 50: skein.v1.ImagePull
 }
 var file_skein_v1_cluster_proto_depIdxs = []int32{
 	5,  // 0: skein.v1.ApplyResponse.applied:type_name -> skein.v1.Applied
@@ -3279,7 +3441,7 @@ var file_skein_v1_cluster_proto_depIdxs = []int32{
 	5,  // 9: skein.v1.DeleteResponse.deleted:type_name -> skein.v1.Applied
 	2,  // 10: skein.v1.DescribeRequest.object:type_name -> skein.v1.ObjectRef
 	2,  // 11: skein.v1.AwaitRequest.object:type_name -> skein.v1.ObjectRef
-	47, // 12: skein.v1.AwaitResponse.pulls:type_name -> skein.v1.ImagePull
+	50, // 12: skein.v1.AwaitResponse.pulls:type_name -> skein.v1.ImagePull
 	2,  // 13: skein.v1.LogsRequest.objects:type_name -> skein.v1.ObjectRef
 	23, // 14: skein.v1.LogsResponse.batch:type_name -> skein.v1.LogsResponse
 	25, // 15: skein.v1.ExecRequest.start:type_name -> skein.v1.ExecStart
@@ -3292,51 +3454,54 @@ var file_skein_v1_cluster_proto_depIdxs = []int32{
 	5,  // 22: skein.v1.RestoreSnapshotResponse.applied:type_name -> skein.v1.Applied
 	2,  // 23: skein.v1.RestoreSnapshotResponse.kept:type_name -> skein.v1.ObjectRef
 	44, // 24: skein.v1.RestoreSnapshotResponse.header:type_name -> skein.v1.SnapshotHeader
-	45, // 25: skein.v1.SnapshotHeader.counts:type_name -> skein.v1.SnapshotHeader.CountsEntry
-	46, // 26: skein.v1.SnapshotHeader.left_out:type_name -> skein.v1.SnapshotHeader.LeftOutEntry
-	3,  // 27: skein.v1.ClusterService.Apply:input_type -> skein.v1.ApplyRequest
-	6,  // 28: skein.v1.ClusterService.Get:input_type -> skein.v1.GetRequest
-	6,  // 29: skein.v1.ClusterService.Watch:input_type -> skein.v1.GetRequest
-	11, // 30: skein.v1.ClusterService.Patch:input_type -> skein.v1.PatchRequest
-	13, // 31: skein.v1.ClusterService.Delete:input_type -> skein.v1.DeleteRequest
-	15, // 32: skein.v1.ClusterService.Describe:input_type -> skein.v1.DescribeRequest
-	17, // 33: skein.v1.ClusterService.Await:input_type -> skein.v1.AwaitRequest
-	19, // 34: skein.v1.ClusterService.Status:input_type -> skein.v1.StatusRequest
-	20, // 35: skein.v1.ClusterService.Version:input_type -> skein.v1.VersionRequest
-	22, // 36: skein.v1.ClusterService.Logs:input_type -> skein.v1.LogsRequest
-	24, // 37: skein.v1.ClusterService.Exec:input_type -> skein.v1.ExecRequest
-	28, // 38: skein.v1.ClusterService.Drain:input_type -> skein.v1.DrainRequest
-	29, // 39: skein.v1.ClusterService.RemoveNode:input_type -> skein.v1.RemoveNodeRequest
-	31, // 40: skein.v1.ClusterService.CreateToken:input_type -> skein.v1.CreateTokenRequest
-	33, // 41: skein.v1.ClusterService.ListTokens:input_type -> skein.v1.ListTokensRequest
-	34, // 42: skein.v1.ClusterService.RevokeToken:input_type -> skein.v1.RevokeTokenRequest
-	36, // 43: skein.v1.ClusterService.ImportImage:input_type -> skein.v1.ImportImageRequest
-	40, // 44: skein.v1.ClusterService.SaveSnapshot:input_type -> skein.v1.SaveSnapshotRequest
-	42, // 45: skein.v1.ClusterService.RestoreSnapshot:input_type -> skein.v1.RestoreSnapshotRequest
-	4,  // 46: skein.v1.ClusterService.Apply:output_type -> skein.v1.ApplyResponse
-	9,  // 47: skein.v1.ClusterService.Get:output_type -> skein.v1.GetResponse
-	10, // 48: skein.v1.ClusterService.Watch:output_type -> skein.v1.WatchResponse
-	12, // 49: skein.v1.ClusterService.Patch:output_type -> skein.v1.PatchResponse
-	14, // 50: skein.v1.ClusterService.Delete:output_type -> skein.v1.DeleteResponse
-	16, // 51: skein.v1.ClusterService.Describe:output_type -> skein.v1.TextResponse
-	18, // 52: skein.v1.ClusterService.Await:output_type -> skein.v1.AwaitResponse
-	16, // 53: skein.v1.ClusterService.Status:output_type -> skein.v1.TextResponse
-	21, // 54: skein.v1.ClusterService.Version:output_type -> skein.v1.VersionResponse
-	23, // 55: skein.v1.ClusterService.Logs:output_type -> skein.v1.LogsResponse
-	27, // 56: skein.v1.ClusterService.Exec:output_type -> skein.v1.ExecResponse
-	18, // 57: skein.v1.ClusterService.Drain:output_type -> skein.v1.AwaitResponse
-	30, // 58: skein.v1.ClusterService.RemoveNode:output_type -> skein.v1.RemoveNodeResponse
-	32, // 59: skein.v1.ClusterService.CreateToken:output_type -> skein.v1.CreateTokenResponse
-	9,  // 60: skein.v1.ClusterService.ListTokens:output_type -> skein.v1.GetResponse
-	35, // 61: skein.v1.ClusterService.RevokeToken:output_type -> skein.v1.RevokeTokenResponse
-	37, // 62: skein.v1.ClusterService.ImportImage:output_type -> skein.v1.ImportImageResponse
-	41, // 63: skein.v1.ClusterService.SaveSnapshot:output_type -> skein.v1.SaveSnapshotResponse
-	43, // 64: skein.v1.ClusterService.RestoreSnapshot:output_type -> skein.v1.RestoreSnapshotResponse
-	46, // [46:65] is the sub-list for method output_type
-	27, // [27:46] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	48, // 25: skein.v1.SnapshotHeader.counts:type_name -> skein.v1.SnapshotHeader.CountsEntry
+	49, // 26: skein.v1.SnapshotHeader.left_out:type_name -> skein.v1.SnapshotHeader.LeftOutEntry
+	47, // 27: skein.v1.DoctorResponse.findings:type_name -> skein.v1.Finding
+	3,  // 28: skein.v1.ClusterService.Apply:input_type -> skein.v1.ApplyRequest
+	6,  // 29: skein.v1.ClusterService.Get:input_type -> skein.v1.GetRequest
+	6,  // 30: skein.v1.ClusterService.Watch:input_type -> skein.v1.GetRequest
+	11, // 31: skein.v1.ClusterService.Patch:input_type -> skein.v1.PatchRequest
+	13, // 32: skein.v1.ClusterService.Delete:input_type -> skein.v1.DeleteRequest
+	15, // 33: skein.v1.ClusterService.Describe:input_type -> skein.v1.DescribeRequest
+	17, // 34: skein.v1.ClusterService.Await:input_type -> skein.v1.AwaitRequest
+	19, // 35: skein.v1.ClusterService.Status:input_type -> skein.v1.StatusRequest
+	20, // 36: skein.v1.ClusterService.Version:input_type -> skein.v1.VersionRequest
+	45, // 37: skein.v1.ClusterService.Doctor:input_type -> skein.v1.DoctorRequest
+	22, // 38: skein.v1.ClusterService.Logs:input_type -> skein.v1.LogsRequest
+	24, // 39: skein.v1.ClusterService.Exec:input_type -> skein.v1.ExecRequest
+	28, // 40: skein.v1.ClusterService.Drain:input_type -> skein.v1.DrainRequest
+	29, // 41: skein.v1.ClusterService.RemoveNode:input_type -> skein.v1.RemoveNodeRequest
+	31, // 42: skein.v1.ClusterService.CreateToken:input_type -> skein.v1.CreateTokenRequest
+	33, // 43: skein.v1.ClusterService.ListTokens:input_type -> skein.v1.ListTokensRequest
+	34, // 44: skein.v1.ClusterService.RevokeToken:input_type -> skein.v1.RevokeTokenRequest
+	36, // 45: skein.v1.ClusterService.ImportImage:input_type -> skein.v1.ImportImageRequest
+	40, // 46: skein.v1.ClusterService.SaveSnapshot:input_type -> skein.v1.SaveSnapshotRequest
+	42, // 47: skein.v1.ClusterService.RestoreSnapshot:input_type -> skein.v1.RestoreSnapshotRequest
+	4,  // 48: skein.v1.ClusterService.Apply:output_type -> skein.v1.ApplyResponse
+	9,  // 49: skein.v1.ClusterService.Get:output_type -> skein.v1.GetResponse
+	10, // 50: skein.v1.ClusterService.Watch:output_type -> skein.v1.WatchResponse
+	12, // 51: skein.v1.ClusterService.Patch:output_type -> skein.v1.PatchResponse
+	14, // 52: skein.v1.ClusterService.Delete:output_type -> skein.v1.DeleteResponse
+	16, // 53: skein.v1.ClusterService.Describe:output_type -> skein.v1.TextResponse
+	18, // 54: skein.v1.ClusterService.Await:output_type -> skein.v1.AwaitResponse
+	16, // 55: skein.v1.ClusterService.Status:output_type -> skein.v1.TextResponse
+	21, // 56: skein.v1.ClusterService.Version:output_type -> skein.v1.VersionResponse
+	46, // 57: skein.v1.ClusterService.Doctor:output_type -> skein.v1.DoctorResponse
+	23, // 58: skein.v1.ClusterService.Logs:output_type -> skein.v1.LogsResponse
+	27, // 59: skein.v1.ClusterService.Exec:output_type -> skein.v1.ExecResponse
+	18, // 60: skein.v1.ClusterService.Drain:output_type -> skein.v1.AwaitResponse
+	30, // 61: skein.v1.ClusterService.RemoveNode:output_type -> skein.v1.RemoveNodeResponse
+	32, // 62: skein.v1.ClusterService.CreateToken:output_type -> skein.v1.CreateTokenResponse
+	9,  // 63: skein.v1.ClusterService.ListTokens:output_type -> skein.v1.GetResponse
+	35, // 64: skein.v1.ClusterService.RevokeToken:output_type -> skein.v1.RevokeTokenResponse
+	37, // 65: skein.v1.ClusterService.ImportImage:output_type -> skein.v1.ImportImageResponse
+	41, // 66: skein.v1.ClusterService.SaveSnapshot:output_type -> skein.v1.SaveSnapshotResponse
+	43, // 67: skein.v1.ClusterService.RestoreSnapshot:output_type -> skein.v1.RestoreSnapshotResponse
+	48, // [48:68] is the sub-list for method output_type
+	28, // [28:48] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_skein_v1_cluster_proto_init() }
@@ -3362,7 +3527,7 @@ func file_skein_v1_cluster_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skein_v1_cluster_proto_rawDesc), len(file_skein_v1_cluster_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   46,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

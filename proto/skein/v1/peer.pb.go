@@ -130,6 +130,142 @@ func (BlobState) EnumDescriptor() ([]byte, []int) {
 	return file_skein_v1_peer_proto_rawDescGZIP(), []int{1}
 }
 
+type InspectRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pods          map[string]string      `protobuf:"bytes,1,rep,name=pods,proto3" json:"pods,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // by node, the address of one of its Pods to reach
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InspectRequest) Reset() {
+	*x = InspectRequest{}
+	mi := &file_skein_v1_peer_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InspectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InspectRequest) ProtoMessage() {}
+
+func (x *InspectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_peer_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InspectRequest.ProtoReflect.Descriptor instead.
+func (*InspectRequest) Descriptor() ([]byte, []int) {
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *InspectRequest) GetPods() map[string]string {
+	if x != nil {
+		return x.Pods
+	}
+	return nil
+}
+
+type InspectResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"` // up to where in the log it has taken in what concerns the network
+	Names         string                 `protobuf:"bytes,2,opt,name=names,proto3" json:"names,omitempty"`  // a hash of all names and what they lead to
+	Services      int64                  `protobuf:"varint,3,opt,name=services,proto3" json:"services,omitempty"`
+	Mtu           int32                  `protobuf:"varint,4,opt,name=mtu,proto3" json:"mtu,omitempty"`                                                                                      // of Pods, in bytes
+	Wrong         []string               `protobuf:"bytes,5,rep,name=wrong,proto3" json:"wrong,omitempty"`                                                                                   // what in its kernel is not as it wrote it
+	Paths         map[string]string      `protobuf:"bytes,6,rep,name=paths,proto3" json:"paths,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`         // by node: how its Pods are reached
+	Unreached     map[string]string      `protobuf:"bytes,7,rep,name=unreached,proto3" json:"unreached,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // by node: why its Pod did not answer
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InspectResponse) Reset() {
+	*x = InspectResponse{}
+	mi := &file_skein_v1_peer_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InspectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InspectResponse) ProtoMessage() {}
+
+func (x *InspectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_skein_v1_peer_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InspectResponse.ProtoReflect.Descriptor instead.
+func (*InspectResponse) Descriptor() ([]byte, []int) {
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *InspectResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *InspectResponse) GetNames() string {
+	if x != nil {
+		return x.Names
+	}
+	return ""
+}
+
+func (x *InspectResponse) GetServices() int64 {
+	if x != nil {
+		return x.Services
+	}
+	return 0
+}
+
+func (x *InspectResponse) GetMtu() int32 {
+	if x != nil {
+		return x.Mtu
+	}
+	return 0
+}
+
+func (x *InspectResponse) GetWrong() []string {
+	if x != nil {
+		return x.Wrong
+	}
+	return nil
+}
+
+func (x *InspectResponse) GetPaths() map[string]string {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+func (x *InspectResponse) GetUnreached() map[string]string {
+	if x != nil {
+		return x.Unreached
+	}
+	return nil
+}
+
 type AckRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
@@ -139,7 +275,7 @@ type AckRequest struct {
 
 func (x *AckRequest) Reset() {
 	*x = AckRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[0]
+	mi := &file_skein_v1_peer_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -151,7 +287,7 @@ func (x *AckRequest) String() string {
 func (*AckRequest) ProtoMessage() {}
 
 func (x *AckRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[0]
+	mi := &file_skein_v1_peer_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -164,7 +300,7 @@ func (x *AckRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckRequest.ProtoReflect.Descriptor instead.
 func (*AckRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{0}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *AckRequest) GetIndex() uint64 {
@@ -182,7 +318,7 @@ type AckResponse struct {
 
 func (x *AckResponse) Reset() {
 	*x = AckResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[1]
+	mi := &file_skein_v1_peer_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -194,7 +330,7 @@ func (x *AckResponse) String() string {
 func (*AckResponse) ProtoMessage() {}
 
 func (x *AckResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[1]
+	mi := &file_skein_v1_peer_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -207,7 +343,7 @@ func (x *AckResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AckResponse.ProtoReflect.Descriptor instead.
 func (*AckResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{1}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{3}
 }
 
 type ReleaseRequest struct {
@@ -221,7 +357,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[2]
+	mi := &file_skein_v1_peer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -233,7 +369,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[2]
+	mi := &file_skein_v1_peer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -246,7 +382,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{2}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ReleaseRequest) GetNamespace() string {
@@ -279,7 +415,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[3]
+	mi := &file_skein_v1_peer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -291,7 +427,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[3]
+	mi := &file_skein_v1_peer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -304,7 +440,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{3}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ReleaseResponse) GetLate() []string {
@@ -323,7 +459,7 @@ type EpochRequest struct {
 
 func (x *EpochRequest) Reset() {
 	*x = EpochRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[4]
+	mi := &file_skein_v1_peer_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -335,7 +471,7 @@ func (x *EpochRequest) String() string {
 func (*EpochRequest) ProtoMessage() {}
 
 func (x *EpochRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[4]
+	mi := &file_skein_v1_peer_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -348,7 +484,7 @@ func (x *EpochRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EpochRequest.ProtoReflect.Descriptor instead.
 func (*EpochRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{4}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EpochRequest) GetNode() string {
@@ -369,7 +505,7 @@ type EpochResponse struct {
 
 func (x *EpochResponse) Reset() {
 	*x = EpochResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[5]
+	mi := &file_skein_v1_peer_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -381,7 +517,7 @@ func (x *EpochResponse) String() string {
 func (*EpochResponse) ProtoMessage() {}
 
 func (x *EpochResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[5]
+	mi := &file_skein_v1_peer_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -394,7 +530,7 @@ func (x *EpochResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EpochResponse.ProtoReflect.Descriptor instead.
 func (*EpochResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{5}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *EpochResponse) GetEpoch() *SignedEpoch {
@@ -429,7 +565,7 @@ type SignedEpoch struct {
 
 func (x *SignedEpoch) Reset() {
 	*x = SignedEpoch{}
-	mi := &file_skein_v1_peer_proto_msgTypes[6]
+	mi := &file_skein_v1_peer_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -441,7 +577,7 @@ func (x *SignedEpoch) String() string {
 func (*SignedEpoch) ProtoMessage() {}
 
 func (x *SignedEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[6]
+	mi := &file_skein_v1_peer_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -454,7 +590,7 @@ func (x *SignedEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedEpoch.ProtoReflect.Descriptor instead.
 func (*SignedEpoch) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{6}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SignedEpoch) GetEpoch() []byte {
@@ -486,7 +622,7 @@ type Epoch struct {
 
 func (x *Epoch) Reset() {
 	*x = Epoch{}
-	mi := &file_skein_v1_peer_proto_msgTypes[7]
+	mi := &file_skein_v1_peer_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -498,7 +634,7 @@ func (x *Epoch) String() string {
 func (*Epoch) ProtoMessage() {}
 
 func (x *Epoch) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[7]
+	mi := &file_skein_v1_peer_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -511,7 +647,7 @@ func (x *Epoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Epoch.ProtoReflect.Descriptor instead.
 func (*Epoch) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{7}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Epoch) GetClusterId() string {
@@ -562,7 +698,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[8]
+	mi := &file_skein_v1_peer_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -574,7 +710,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[8]
+	mi := &file_skein_v1_peer_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -587,7 +723,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{8}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *JoinRequest) GetToken() string {
@@ -638,7 +774,7 @@ type JoinResponse struct {
 
 func (x *JoinResponse) Reset() {
 	*x = JoinResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[9]
+	mi := &file_skein_v1_peer_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -650,7 +786,7 @@ func (x *JoinResponse) String() string {
 func (*JoinResponse) ProtoMessage() {}
 
 func (x *JoinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[9]
+	mi := &file_skein_v1_peer_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -663,7 +799,7 @@ func (x *JoinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinResponse.ProtoReflect.Descriptor instead.
 func (*JoinResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{9}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *JoinResponse) GetCertificate() []byte {
@@ -711,7 +847,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_skein_v1_peer_proto_msgTypes[10]
+	mi := &file_skein_v1_peer_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +859,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[10]
+	mi := &file_skein_v1_peer_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +872,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{10}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Peer) GetName() string {
@@ -764,7 +900,7 @@ type Selector struct {
 
 func (x *Selector) Reset() {
 	*x = Selector{}
-	mi := &file_skein_v1_peer_proto_msgTypes[11]
+	mi := &file_skein_v1_peer_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -776,7 +912,7 @@ func (x *Selector) String() string {
 func (*Selector) ProtoMessage() {}
 
 func (x *Selector) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[11]
+	mi := &file_skein_v1_peer_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -789,7 +925,7 @@ func (x *Selector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Selector.ProtoReflect.Descriptor instead.
 func (*Selector) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{11}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Selector) GetKind() string {
@@ -824,7 +960,7 @@ type FollowRequest struct {
 
 func (x *FollowRequest) Reset() {
 	*x = FollowRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[12]
+	mi := &file_skein_v1_peer_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -836,7 +972,7 @@ func (x *FollowRequest) String() string {
 func (*FollowRequest) ProtoMessage() {}
 
 func (x *FollowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[12]
+	mi := &file_skein_v1_peer_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -849,7 +985,7 @@ func (x *FollowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRequest.ProtoReflect.Descriptor instead.
 func (*FollowRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{12}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FollowRequest) GetSelectors() []*Selector {
@@ -887,7 +1023,7 @@ type FollowResponse struct {
 
 func (x *FollowResponse) Reset() {
 	*x = FollowResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[13]
+	mi := &file_skein_v1_peer_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -899,7 +1035,7 @@ func (x *FollowResponse) String() string {
 func (*FollowResponse) ProtoMessage() {}
 
 func (x *FollowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[13]
+	mi := &file_skein_v1_peer_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -912,7 +1048,7 @@ func (x *FollowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowResponse.ProtoReflect.Descriptor instead.
 func (*FollowResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{13}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *FollowResponse) GetIndex() uint64 {
@@ -965,7 +1101,7 @@ type LeaderRequest struct {
 
 func (x *LeaderRequest) Reset() {
 	*x = LeaderRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[14]
+	mi := &file_skein_v1_peer_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -977,7 +1113,7 @@ func (x *LeaderRequest) String() string {
 func (*LeaderRequest) ProtoMessage() {}
 
 func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[14]
+	mi := &file_skein_v1_peer_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -990,7 +1126,7 @@ func (x *LeaderRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderRequest.ProtoReflect.Descriptor instead.
 func (*LeaderRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{14}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{16}
 }
 
 type LeaderResponse struct {
@@ -1003,7 +1139,7 @@ type LeaderResponse struct {
 
 func (x *LeaderResponse) Reset() {
 	*x = LeaderResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[15]
+	mi := &file_skein_v1_peer_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1015,7 +1151,7 @@ func (x *LeaderResponse) String() string {
 func (*LeaderResponse) ProtoMessage() {}
 
 func (x *LeaderResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[15]
+	mi := &file_skein_v1_peer_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1028,7 +1164,7 @@ func (x *LeaderResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaderResponse.ProtoReflect.Descriptor instead.
 func (*LeaderResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{15}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LeaderResponse) GetLeader() string {
@@ -1058,7 +1194,7 @@ type PodStatus struct {
 
 func (x *PodStatus) Reset() {
 	*x = PodStatus{}
-	mi := &file_skein_v1_peer_proto_msgTypes[16]
+	mi := &file_skein_v1_peer_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +1206,7 @@ func (x *PodStatus) String() string {
 func (*PodStatus) ProtoMessage() {}
 
 func (x *PodStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[16]
+	mi := &file_skein_v1_peer_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +1219,7 @@ func (x *PodStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodStatus.ProtoReflect.Descriptor instead.
 func (*PodStatus) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{16}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PodStatus) GetNamespace() string {
@@ -1134,7 +1270,7 @@ type ReportRequest struct {
 
 func (x *ReportRequest) Reset() {
 	*x = ReportRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[17]
+	mi := &file_skein_v1_peer_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1146,7 +1282,7 @@ func (x *ReportRequest) String() string {
 func (*ReportRequest) ProtoMessage() {}
 
 func (x *ReportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[17]
+	mi := &file_skein_v1_peer_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1159,7 +1295,7 @@ func (x *ReportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
 func (*ReportRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{17}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ReportRequest) GetPods() []*PodStatus {
@@ -1205,7 +1341,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[18]
+	mi := &file_skein_v1_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1217,7 +1353,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[18]
+	mi := &file_skein_v1_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1230,7 +1366,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{18}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{20}
 }
 
 type LeaseRequest struct {
@@ -1242,7 +1378,7 @@ type LeaseRequest struct {
 
 func (x *LeaseRequest) Reset() {
 	*x = LeaseRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[19]
+	mi := &file_skein_v1_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1254,7 +1390,7 @@ func (x *LeaseRequest) String() string {
 func (*LeaseRequest) ProtoMessage() {}
 
 func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[19]
+	mi := &file_skein_v1_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1267,7 +1403,7 @@ func (x *LeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{19}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LeaseRequest) GetPods() []string {
@@ -1286,7 +1422,7 @@ type LeaseResponse struct {
 
 func (x *LeaseResponse) Reset() {
 	*x = LeaseResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[20]
+	mi := &file_skein_v1_peer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1298,7 +1434,7 @@ func (x *LeaseResponse) String() string {
 func (*LeaseResponse) ProtoMessage() {}
 
 func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[20]
+	mi := &file_skein_v1_peer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1311,7 +1447,7 @@ func (x *LeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseResponse.ProtoReflect.Descriptor instead.
 func (*LeaseResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{20}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LeaseResponse) GetGranted() []string {
@@ -1334,7 +1470,7 @@ type SuspectRequest struct {
 
 func (x *SuspectRequest) Reset() {
 	*x = SuspectRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[21]
+	mi := &file_skein_v1_peer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1346,7 +1482,7 @@ func (x *SuspectRequest) String() string {
 func (*SuspectRequest) ProtoMessage() {}
 
 func (x *SuspectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[21]
+	mi := &file_skein_v1_peer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1359,7 +1495,7 @@ func (x *SuspectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectRequest.ProtoReflect.Descriptor instead.
 func (*SuspectRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{21}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *SuspectRequest) GetNode() string {
@@ -1405,7 +1541,7 @@ type SuspectResponse struct {
 
 func (x *SuspectResponse) Reset() {
 	*x = SuspectResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[22]
+	mi := &file_skein_v1_peer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1417,7 +1553,7 @@ func (x *SuspectResponse) String() string {
 func (*SuspectResponse) ProtoMessage() {}
 
 func (x *SuspectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[22]
+	mi := &file_skein_v1_peer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1430,7 +1566,7 @@ func (x *SuspectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SuspectResponse.ProtoReflect.Descriptor instead.
 func (*SuspectResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{22}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{24}
 }
 
 type ProbeRequest struct {
@@ -1444,7 +1580,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[23]
+	mi := &file_skein_v1_peer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1592,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[23]
+	mi := &file_skein_v1_peer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1605,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{23}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ProbeRequest) GetNode() string {
@@ -1502,7 +1638,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[24]
+	mi := &file_skein_v1_peer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1514,7 +1650,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[24]
+	mi := &file_skein_v1_peer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1527,7 +1663,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{24}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ProbeResponse) GetResult() ProbeResult {
@@ -1546,7 +1682,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[25]
+	mi := &file_skein_v1_peer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1558,7 +1694,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[25]
+	mi := &file_skein_v1_peer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1571,7 +1707,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{25}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RenewRequest) GetPublicKey() []byte {
@@ -1590,7 +1726,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[26]
+	mi := &file_skein_v1_peer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +1738,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[26]
+	mi := &file_skein_v1_peer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +1751,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{26}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RenewResponse) GetCertificate() []byte {
@@ -1634,7 +1770,7 @@ type PrepareRequest struct {
 
 func (x *PrepareRequest) Reset() {
 	*x = PrepareRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[27]
+	mi := &file_skein_v1_peer_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1646,7 +1782,7 @@ func (x *PrepareRequest) String() string {
 func (*PrepareRequest) ProtoMessage() {}
 
 func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[27]
+	mi := &file_skein_v1_peer_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1659,7 +1795,7 @@ func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
 func (*PrepareRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{27}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PrepareRequest) GetSealingKey() []byte {
@@ -1677,7 +1813,7 @@ type PrepareResponse struct {
 
 func (x *PrepareResponse) Reset() {
 	*x = PrepareResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[28]
+	mi := &file_skein_v1_peer_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1689,7 +1825,7 @@ func (x *PrepareResponse) String() string {
 func (*PrepareResponse) ProtoMessage() {}
 
 func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[28]
+	mi := &file_skein_v1_peer_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1702,7 +1838,7 @@ func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
 func (*PrepareResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{28}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{30}
 }
 
 type PodLogsRequest struct {
@@ -1722,7 +1858,7 @@ type PodLogsRequest struct {
 
 func (x *PodLogsRequest) Reset() {
 	*x = PodLogsRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[29]
+	mi := &file_skein_v1_peer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1734,7 +1870,7 @@ func (x *PodLogsRequest) String() string {
 func (*PodLogsRequest) ProtoMessage() {}
 
 func (x *PodLogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[29]
+	mi := &file_skein_v1_peer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1747,7 +1883,7 @@ func (x *PodLogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PodLogsRequest.ProtoReflect.Descriptor instead.
 func (*PodLogsRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{29}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PodLogsRequest) GetNamespace() string {
@@ -1823,7 +1959,7 @@ type BlobRequest struct {
 
 func (x *BlobRequest) Reset() {
 	*x = BlobRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[30]
+	mi := &file_skein_v1_peer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1835,7 +1971,7 @@ func (x *BlobRequest) String() string {
 func (*BlobRequest) ProtoMessage() {}
 
 func (x *BlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[30]
+	mi := &file_skein_v1_peer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1848,7 +1984,7 @@ func (x *BlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlobRequest.ProtoReflect.Descriptor instead.
 func (*BlobRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{30}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *BlobRequest) GetDigest() string {
@@ -1875,7 +2011,7 @@ type BlobResponse struct {
 
 func (x *BlobResponse) Reset() {
 	*x = BlobResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[31]
+	mi := &file_skein_v1_peer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1887,7 +2023,7 @@ func (x *BlobResponse) String() string {
 func (*BlobResponse) ProtoMessage() {}
 
 func (x *BlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[31]
+	mi := &file_skein_v1_peer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1900,7 +2036,7 @@ func (x *BlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlobResponse.ProtoReflect.Descriptor instead.
 func (*BlobResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{31}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *BlobResponse) GetChunk() []byte {
@@ -1928,7 +2064,7 @@ type FindBlobRequest struct {
 
 func (x *FindBlobRequest) Reset() {
 	*x = FindBlobRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[32]
+	mi := &file_skein_v1_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1940,7 +2076,7 @@ func (x *FindBlobRequest) String() string {
 func (*FindBlobRequest) ProtoMessage() {}
 
 func (x *FindBlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[32]
+	mi := &file_skein_v1_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1953,7 +2089,7 @@ func (x *FindBlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindBlobRequest.ProtoReflect.Descriptor instead.
 func (*FindBlobRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{32}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *FindBlobRequest) GetDigest() string {
@@ -1988,7 +2124,7 @@ type FindBlobResponse struct {
 
 func (x *FindBlobResponse) Reset() {
 	*x = FindBlobResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[33]
+	mi := &file_skein_v1_peer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2000,7 +2136,7 @@ func (x *FindBlobResponse) String() string {
 func (*FindBlobResponse) ProtoMessage() {}
 
 func (x *FindBlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[33]
+	mi := &file_skein_v1_peer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2013,7 +2149,7 @@ func (x *FindBlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FindBlobResponse.ProtoReflect.Descriptor instead.
 func (*FindBlobResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{33}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *FindBlobResponse) GetFetch() bool {
@@ -2047,7 +2183,7 @@ type NameImageRequest struct {
 
 func (x *NameImageRequest) Reset() {
 	*x = NameImageRequest{}
-	mi := &file_skein_v1_peer_proto_msgTypes[34]
+	mi := &file_skein_v1_peer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2059,7 +2195,7 @@ func (x *NameImageRequest) String() string {
 func (*NameImageRequest) ProtoMessage() {}
 
 func (x *NameImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[34]
+	mi := &file_skein_v1_peer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2072,7 +2208,7 @@ func (x *NameImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameImageRequest.ProtoReflect.Descriptor instead.
 func (*NameImageRequest) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{34}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NameImageRequest) GetImage() *ImportedImage {
@@ -2098,7 +2234,7 @@ type NameImageResponse struct {
 
 func (x *NameImageResponse) Reset() {
 	*x = NameImageResponse{}
-	mi := &file_skein_v1_peer_proto_msgTypes[35]
+	mi := &file_skein_v1_peer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2110,7 +2246,7 @@ func (x *NameImageResponse) String() string {
 func (*NameImageResponse) ProtoMessage() {}
 
 func (x *NameImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_skein_v1_peer_proto_msgTypes[35]
+	mi := &file_skein_v1_peer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2123,7 +2259,7 @@ func (x *NameImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NameImageResponse.ProtoReflect.Descriptor instead.
 func (*NameImageResponse) Descriptor() ([]byte, []int) {
-	return file_skein_v1_peer_proto_rawDescGZIP(), []int{35}
+	return file_skein_v1_peer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NameImageResponse) GetImage() *ImportedImage {
@@ -2137,7 +2273,27 @@ var File_skein_v1_peer_proto protoreflect.FileDescriptor
 
 const file_skein_v1_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x13skein/v1/peer.proto\x12\bskein.v1\x1a\x10log/v1/log.proto\x1a\x16skein/v1/cluster.proto\"\"\n" +
+	"\x13skein/v1/peer.proto\x12\bskein.v1\x1a\x10log/v1/log.proto\x1a\x16skein/v1/cluster.proto\"\x81\x01\n" +
+	"\x0eInspectRequest\x126\n" +
+	"\x04pods\x18\x01 \x03(\v2\".skein.v1.InspectRequest.PodsEntryR\x04pods\x1a7\n" +
+	"\tPodsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfd\x02\n" +
+	"\x0fInspectResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x14\n" +
+	"\x05names\x18\x02 \x01(\tR\x05names\x12\x1a\n" +
+	"\bservices\x18\x03 \x01(\x03R\bservices\x12\x10\n" +
+	"\x03mtu\x18\x04 \x01(\x05R\x03mtu\x12\x14\n" +
+	"\x05wrong\x18\x05 \x03(\tR\x05wrong\x12:\n" +
+	"\x05paths\x18\x06 \x03(\v2$.skein.v1.InspectResponse.PathsEntryR\x05paths\x12F\n" +
+	"\tunreached\x18\a \x03(\v2(.skein.v1.InspectResponse.UnreachedEntryR\tunreached\x1a8\n" +
+	"\n" +
+	"PathsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a<\n" +
+	"\x0eUnreachedEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\"\n" +
 	"\n" +
 	"AckRequest\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"\r\n" +
@@ -2284,7 +2440,7 @@ const file_skein_v1_peer_proto_rawDesc = "" +
 	"\x11BLOB_STATE_WANTED\x10\x01\x12\x17\n" +
 	"\x13BLOB_STATE_FETCHING\x10\x02\x12\x13\n" +
 	"\x0fBLOB_STATE_HELD\x10\x03\x12\x17\n" +
-	"\x13BLOB_STATE_GIVEN_UP\x10\x042\xad\b\n" +
+	"\x13BLOB_STATE_GIVEN_UP\x10\x042\xed\b\n" +
 	"\vPeerService\x12=\n" +
 	"\x06Follow\x12\x17.skein.v1.FollowRequest\x1a\x18.skein.v1.FollowResponse0\x01\x12;\n" +
 	"\x06Leader\x12\x17.skein.v1.LeaderRequest\x1a\x18.skein.v1.LeaderResponse\x12;\n" +
@@ -2292,6 +2448,7 @@ const file_skein_v1_peer_proto_rawDesc = "" +
 	"\x05Lease\x12\x16.skein.v1.LeaseRequest\x1a\x17.skein.v1.LeaseResponse\x122\n" +
 	"\x03Ack\x12\x14.skein.v1.AckRequest\x1a\x15.skein.v1.AckResponse\x12>\n" +
 	"\aRelease\x12\x18.skein.v1.ReleaseRequest\x1a\x19.skein.v1.ReleaseResponse\x12>\n" +
+	"\aInspect\x12\x18.skein.v1.InspectRequest\x1a\x19.skein.v1.InspectResponse\x12>\n" +
 	"\aSuspect\x12\x18.skein.v1.SuspectRequest\x1a\x19.skein.v1.SuspectResponse\x128\n" +
 	"\x05Probe\x12\x16.skein.v1.ProbeRequest\x1a\x17.skein.v1.ProbeResponse\x127\n" +
 	"\x06Enroll\x12\x15.skein.v1.JoinRequest\x1a\x16.skein.v1.JoinResponse\x128\n" +
@@ -2322,110 +2479,120 @@ func file_skein_v1_peer_proto_rawDescGZIP() []byte {
 }
 
 var file_skein_v1_peer_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_skein_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_skein_v1_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_skein_v1_peer_proto_goTypes = []any{
 	(ProbeResult)(0),            // 0: skein.v1.ProbeResult
 	(BlobState)(0),              // 1: skein.v1.BlobState
-	(*AckRequest)(nil),          // 2: skein.v1.AckRequest
-	(*AckResponse)(nil),         // 3: skein.v1.AckResponse
-	(*ReleaseRequest)(nil),      // 4: skein.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),     // 5: skein.v1.ReleaseResponse
-	(*EpochRequest)(nil),        // 6: skein.v1.EpochRequest
-	(*EpochResponse)(nil),       // 7: skein.v1.EpochResponse
-	(*SignedEpoch)(nil),         // 8: skein.v1.SignedEpoch
-	(*Epoch)(nil),               // 9: skein.v1.Epoch
-	(*JoinRequest)(nil),         // 10: skein.v1.JoinRequest
-	(*JoinResponse)(nil),        // 11: skein.v1.JoinResponse
-	(*Peer)(nil),                // 12: skein.v1.Peer
-	(*Selector)(nil),            // 13: skein.v1.Selector
-	(*FollowRequest)(nil),       // 14: skein.v1.FollowRequest
-	(*FollowResponse)(nil),      // 15: skein.v1.FollowResponse
-	(*LeaderRequest)(nil),       // 16: skein.v1.LeaderRequest
-	(*LeaderResponse)(nil),      // 17: skein.v1.LeaderResponse
-	(*PodStatus)(nil),           // 18: skein.v1.PodStatus
-	(*ReportRequest)(nil),       // 19: skein.v1.ReportRequest
-	(*ReportResponse)(nil),      // 20: skein.v1.ReportResponse
-	(*LeaseRequest)(nil),        // 21: skein.v1.LeaseRequest
-	(*LeaseResponse)(nil),       // 22: skein.v1.LeaseResponse
-	(*SuspectRequest)(nil),      // 23: skein.v1.SuspectRequest
-	(*SuspectResponse)(nil),     // 24: skein.v1.SuspectResponse
-	(*ProbeRequest)(nil),        // 25: skein.v1.ProbeRequest
-	(*ProbeResponse)(nil),       // 26: skein.v1.ProbeResponse
-	(*RenewRequest)(nil),        // 27: skein.v1.RenewRequest
-	(*RenewResponse)(nil),       // 28: skein.v1.RenewResponse
-	(*PrepareRequest)(nil),      // 29: skein.v1.PrepareRequest
-	(*PrepareResponse)(nil),     // 30: skein.v1.PrepareResponse
-	(*PodLogsRequest)(nil),      // 31: skein.v1.PodLogsRequest
-	(*BlobRequest)(nil),         // 32: skein.v1.BlobRequest
-	(*BlobResponse)(nil),        // 33: skein.v1.BlobResponse
-	(*FindBlobRequest)(nil),     // 34: skein.v1.FindBlobRequest
-	(*FindBlobResponse)(nil),    // 35: skein.v1.FindBlobResponse
-	(*NameImageRequest)(nil),    // 36: skein.v1.NameImageRequest
-	(*NameImageResponse)(nil),   // 37: skein.v1.NameImageResponse
-	(*v1.Object)(nil),           // 38: log.v1.Object
-	(*v1.Key)(nil),              // 39: log.v1.Key
-	(*ImportedImage)(nil),       // 40: skein.v1.ImportedImage
-	(*ExecRequest)(nil),         // 41: skein.v1.ExecRequest
-	(*ImportImageRequest)(nil),  // 42: skein.v1.ImportImageRequest
-	(*LogsResponse)(nil),        // 43: skein.v1.LogsResponse
-	(*ExecResponse)(nil),        // 44: skein.v1.ExecResponse
-	(*ImportImageResponse)(nil), // 45: skein.v1.ImportImageResponse
+	(*InspectRequest)(nil),      // 2: skein.v1.InspectRequest
+	(*InspectResponse)(nil),     // 3: skein.v1.InspectResponse
+	(*AckRequest)(nil),          // 4: skein.v1.AckRequest
+	(*AckResponse)(nil),         // 5: skein.v1.AckResponse
+	(*ReleaseRequest)(nil),      // 6: skein.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),     // 7: skein.v1.ReleaseResponse
+	(*EpochRequest)(nil),        // 8: skein.v1.EpochRequest
+	(*EpochResponse)(nil),       // 9: skein.v1.EpochResponse
+	(*SignedEpoch)(nil),         // 10: skein.v1.SignedEpoch
+	(*Epoch)(nil),               // 11: skein.v1.Epoch
+	(*JoinRequest)(nil),         // 12: skein.v1.JoinRequest
+	(*JoinResponse)(nil),        // 13: skein.v1.JoinResponse
+	(*Peer)(nil),                // 14: skein.v1.Peer
+	(*Selector)(nil),            // 15: skein.v1.Selector
+	(*FollowRequest)(nil),       // 16: skein.v1.FollowRequest
+	(*FollowResponse)(nil),      // 17: skein.v1.FollowResponse
+	(*LeaderRequest)(nil),       // 18: skein.v1.LeaderRequest
+	(*LeaderResponse)(nil),      // 19: skein.v1.LeaderResponse
+	(*PodStatus)(nil),           // 20: skein.v1.PodStatus
+	(*ReportRequest)(nil),       // 21: skein.v1.ReportRequest
+	(*ReportResponse)(nil),      // 22: skein.v1.ReportResponse
+	(*LeaseRequest)(nil),        // 23: skein.v1.LeaseRequest
+	(*LeaseResponse)(nil),       // 24: skein.v1.LeaseResponse
+	(*SuspectRequest)(nil),      // 25: skein.v1.SuspectRequest
+	(*SuspectResponse)(nil),     // 26: skein.v1.SuspectResponse
+	(*ProbeRequest)(nil),        // 27: skein.v1.ProbeRequest
+	(*ProbeResponse)(nil),       // 28: skein.v1.ProbeResponse
+	(*RenewRequest)(nil),        // 29: skein.v1.RenewRequest
+	(*RenewResponse)(nil),       // 30: skein.v1.RenewResponse
+	(*PrepareRequest)(nil),      // 31: skein.v1.PrepareRequest
+	(*PrepareResponse)(nil),     // 32: skein.v1.PrepareResponse
+	(*PodLogsRequest)(nil),      // 33: skein.v1.PodLogsRequest
+	(*BlobRequest)(nil),         // 34: skein.v1.BlobRequest
+	(*BlobResponse)(nil),        // 35: skein.v1.BlobResponse
+	(*FindBlobRequest)(nil),     // 36: skein.v1.FindBlobRequest
+	(*FindBlobResponse)(nil),    // 37: skein.v1.FindBlobResponse
+	(*NameImageRequest)(nil),    // 38: skein.v1.NameImageRequest
+	(*NameImageResponse)(nil),   // 39: skein.v1.NameImageResponse
+	nil,                         // 40: skein.v1.InspectRequest.PodsEntry
+	nil,                         // 41: skein.v1.InspectResponse.PathsEntry
+	nil,                         // 42: skein.v1.InspectResponse.UnreachedEntry
+	(*v1.Object)(nil),           // 43: log.v1.Object
+	(*v1.Key)(nil),              // 44: log.v1.Key
+	(*ImportedImage)(nil),       // 45: skein.v1.ImportedImage
+	(*ExecRequest)(nil),         // 46: skein.v1.ExecRequest
+	(*ImportImageRequest)(nil),  // 47: skein.v1.ImportImageRequest
+	(*LogsResponse)(nil),        // 48: skein.v1.LogsResponse
+	(*ExecResponse)(nil),        // 49: skein.v1.ExecResponse
+	(*ImportImageResponse)(nil), // 50: skein.v1.ImportImageResponse
 }
 var file_skein_v1_peer_proto_depIdxs = []int32{
-	8,  // 0: skein.v1.EpochResponse.epoch:type_name -> skein.v1.SignedEpoch
-	12, // 1: skein.v1.JoinResponse.peers:type_name -> skein.v1.Peer
-	13, // 2: skein.v1.FollowRequest.selectors:type_name -> skein.v1.Selector
-	38, // 3: skein.v1.FollowResponse.puts:type_name -> log.v1.Object
-	39, // 4: skein.v1.FollowResponse.deletes:type_name -> log.v1.Key
-	12, // 5: skein.v1.LeaderResponse.voters:type_name -> skein.v1.Peer
-	18, // 6: skein.v1.ReportRequest.pods:type_name -> skein.v1.PodStatus
-	0,  // 7: skein.v1.ProbeResponse.result:type_name -> skein.v1.ProbeResult
-	1,  // 8: skein.v1.FindBlobRequest.state:type_name -> skein.v1.BlobState
-	40, // 9: skein.v1.NameImageRequest.image:type_name -> skein.v1.ImportedImage
-	40, // 10: skein.v1.NameImageResponse.image:type_name -> skein.v1.ImportedImage
-	14, // 11: skein.v1.PeerService.Follow:input_type -> skein.v1.FollowRequest
-	16, // 12: skein.v1.PeerService.Leader:input_type -> skein.v1.LeaderRequest
-	19, // 13: skein.v1.PeerService.Report:input_type -> skein.v1.ReportRequest
-	21, // 14: skein.v1.PeerService.Lease:input_type -> skein.v1.LeaseRequest
-	2,  // 15: skein.v1.PeerService.Ack:input_type -> skein.v1.AckRequest
-	4,  // 16: skein.v1.PeerService.Release:input_type -> skein.v1.ReleaseRequest
-	23, // 17: skein.v1.PeerService.Suspect:input_type -> skein.v1.SuspectRequest
-	25, // 18: skein.v1.PeerService.Probe:input_type -> skein.v1.ProbeRequest
-	10, // 19: skein.v1.PeerService.Enroll:input_type -> skein.v1.JoinRequest
-	27, // 20: skein.v1.PeerService.Renew:input_type -> skein.v1.RenewRequest
-	29, // 21: skein.v1.PeerService.Prepare:input_type -> skein.v1.PrepareRequest
-	31, // 22: skein.v1.PeerService.PodLogs:input_type -> skein.v1.PodLogsRequest
-	41, // 23: skein.v1.PeerService.PodExec:input_type -> skein.v1.ExecRequest
-	32, // 24: skein.v1.PeerService.Blob:input_type -> skein.v1.BlobRequest
-	42, // 25: skein.v1.PeerService.PeerImport:input_type -> skein.v1.ImportImageRequest
-	34, // 26: skein.v1.PeerService.FindBlob:input_type -> skein.v1.FindBlobRequest
-	36, // 27: skein.v1.PeerService.NameImage:input_type -> skein.v1.NameImageRequest
-	10, // 28: skein.v1.JoinService.Join:input_type -> skein.v1.JoinRequest
-	6,  // 29: skein.v1.JoinService.Epoch:input_type -> skein.v1.EpochRequest
-	15, // 30: skein.v1.PeerService.Follow:output_type -> skein.v1.FollowResponse
-	17, // 31: skein.v1.PeerService.Leader:output_type -> skein.v1.LeaderResponse
-	20, // 32: skein.v1.PeerService.Report:output_type -> skein.v1.ReportResponse
-	22, // 33: skein.v1.PeerService.Lease:output_type -> skein.v1.LeaseResponse
-	3,  // 34: skein.v1.PeerService.Ack:output_type -> skein.v1.AckResponse
-	5,  // 35: skein.v1.PeerService.Release:output_type -> skein.v1.ReleaseResponse
-	24, // 36: skein.v1.PeerService.Suspect:output_type -> skein.v1.SuspectResponse
-	26, // 37: skein.v1.PeerService.Probe:output_type -> skein.v1.ProbeResponse
-	11, // 38: skein.v1.PeerService.Enroll:output_type -> skein.v1.JoinResponse
-	28, // 39: skein.v1.PeerService.Renew:output_type -> skein.v1.RenewResponse
-	30, // 40: skein.v1.PeerService.Prepare:output_type -> skein.v1.PrepareResponse
-	43, // 41: skein.v1.PeerService.PodLogs:output_type -> skein.v1.LogsResponse
-	44, // 42: skein.v1.PeerService.PodExec:output_type -> skein.v1.ExecResponse
-	33, // 43: skein.v1.PeerService.Blob:output_type -> skein.v1.BlobResponse
-	45, // 44: skein.v1.PeerService.PeerImport:output_type -> skein.v1.ImportImageResponse
-	35, // 45: skein.v1.PeerService.FindBlob:output_type -> skein.v1.FindBlobResponse
-	37, // 46: skein.v1.PeerService.NameImage:output_type -> skein.v1.NameImageResponse
-	11, // 47: skein.v1.JoinService.Join:output_type -> skein.v1.JoinResponse
-	7,  // 48: skein.v1.JoinService.Epoch:output_type -> skein.v1.EpochResponse
-	30, // [30:49] is the sub-list for method output_type
-	11, // [11:30] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	40, // 0: skein.v1.InspectRequest.pods:type_name -> skein.v1.InspectRequest.PodsEntry
+	41, // 1: skein.v1.InspectResponse.paths:type_name -> skein.v1.InspectResponse.PathsEntry
+	42, // 2: skein.v1.InspectResponse.unreached:type_name -> skein.v1.InspectResponse.UnreachedEntry
+	10, // 3: skein.v1.EpochResponse.epoch:type_name -> skein.v1.SignedEpoch
+	14, // 4: skein.v1.JoinResponse.peers:type_name -> skein.v1.Peer
+	15, // 5: skein.v1.FollowRequest.selectors:type_name -> skein.v1.Selector
+	43, // 6: skein.v1.FollowResponse.puts:type_name -> log.v1.Object
+	44, // 7: skein.v1.FollowResponse.deletes:type_name -> log.v1.Key
+	14, // 8: skein.v1.LeaderResponse.voters:type_name -> skein.v1.Peer
+	20, // 9: skein.v1.ReportRequest.pods:type_name -> skein.v1.PodStatus
+	0,  // 10: skein.v1.ProbeResponse.result:type_name -> skein.v1.ProbeResult
+	1,  // 11: skein.v1.FindBlobRequest.state:type_name -> skein.v1.BlobState
+	45, // 12: skein.v1.NameImageRequest.image:type_name -> skein.v1.ImportedImage
+	45, // 13: skein.v1.NameImageResponse.image:type_name -> skein.v1.ImportedImage
+	16, // 14: skein.v1.PeerService.Follow:input_type -> skein.v1.FollowRequest
+	18, // 15: skein.v1.PeerService.Leader:input_type -> skein.v1.LeaderRequest
+	21, // 16: skein.v1.PeerService.Report:input_type -> skein.v1.ReportRequest
+	23, // 17: skein.v1.PeerService.Lease:input_type -> skein.v1.LeaseRequest
+	4,  // 18: skein.v1.PeerService.Ack:input_type -> skein.v1.AckRequest
+	6,  // 19: skein.v1.PeerService.Release:input_type -> skein.v1.ReleaseRequest
+	2,  // 20: skein.v1.PeerService.Inspect:input_type -> skein.v1.InspectRequest
+	25, // 21: skein.v1.PeerService.Suspect:input_type -> skein.v1.SuspectRequest
+	27, // 22: skein.v1.PeerService.Probe:input_type -> skein.v1.ProbeRequest
+	12, // 23: skein.v1.PeerService.Enroll:input_type -> skein.v1.JoinRequest
+	29, // 24: skein.v1.PeerService.Renew:input_type -> skein.v1.RenewRequest
+	31, // 25: skein.v1.PeerService.Prepare:input_type -> skein.v1.PrepareRequest
+	33, // 26: skein.v1.PeerService.PodLogs:input_type -> skein.v1.PodLogsRequest
+	46, // 27: skein.v1.PeerService.PodExec:input_type -> skein.v1.ExecRequest
+	34, // 28: skein.v1.PeerService.Blob:input_type -> skein.v1.BlobRequest
+	47, // 29: skein.v1.PeerService.PeerImport:input_type -> skein.v1.ImportImageRequest
+	36, // 30: skein.v1.PeerService.FindBlob:input_type -> skein.v1.FindBlobRequest
+	38, // 31: skein.v1.PeerService.NameImage:input_type -> skein.v1.NameImageRequest
+	12, // 32: skein.v1.JoinService.Join:input_type -> skein.v1.JoinRequest
+	8,  // 33: skein.v1.JoinService.Epoch:input_type -> skein.v1.EpochRequest
+	17, // 34: skein.v1.PeerService.Follow:output_type -> skein.v1.FollowResponse
+	19, // 35: skein.v1.PeerService.Leader:output_type -> skein.v1.LeaderResponse
+	22, // 36: skein.v1.PeerService.Report:output_type -> skein.v1.ReportResponse
+	24, // 37: skein.v1.PeerService.Lease:output_type -> skein.v1.LeaseResponse
+	5,  // 38: skein.v1.PeerService.Ack:output_type -> skein.v1.AckResponse
+	7,  // 39: skein.v1.PeerService.Release:output_type -> skein.v1.ReleaseResponse
+	3,  // 40: skein.v1.PeerService.Inspect:output_type -> skein.v1.InspectResponse
+	26, // 41: skein.v1.PeerService.Suspect:output_type -> skein.v1.SuspectResponse
+	28, // 42: skein.v1.PeerService.Probe:output_type -> skein.v1.ProbeResponse
+	13, // 43: skein.v1.PeerService.Enroll:output_type -> skein.v1.JoinResponse
+	30, // 44: skein.v1.PeerService.Renew:output_type -> skein.v1.RenewResponse
+	32, // 45: skein.v1.PeerService.Prepare:output_type -> skein.v1.PrepareResponse
+	48, // 46: skein.v1.PeerService.PodLogs:output_type -> skein.v1.LogsResponse
+	49, // 47: skein.v1.PeerService.PodExec:output_type -> skein.v1.ExecResponse
+	35, // 48: skein.v1.PeerService.Blob:output_type -> skein.v1.BlobResponse
+	50, // 49: skein.v1.PeerService.PeerImport:output_type -> skein.v1.ImportImageResponse
+	37, // 50: skein.v1.PeerService.FindBlob:output_type -> skein.v1.FindBlobResponse
+	39, // 51: skein.v1.PeerService.NameImage:output_type -> skein.v1.NameImageResponse
+	13, // 52: skein.v1.JoinService.Join:output_type -> skein.v1.JoinResponse
+	9,  // 53: skein.v1.JoinService.Epoch:output_type -> skein.v1.EpochResponse
+	34, // [34:54] is the sub-list for method output_type
+	14, // [14:34] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_skein_v1_peer_proto_init() }
@@ -2440,7 +2607,7 @@ func file_skein_v1_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_skein_v1_peer_proto_rawDesc), len(file_skein_v1_peer_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   36,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -44,6 +44,8 @@ const (
 	ClusterServiceStatusProcedure = "/skein.v1.ClusterService/Status"
 	// ClusterServiceVersionProcedure is the procedure name of the ClusterService's Version RPC.
 	ClusterServiceVersionProcedure = "/skein.v1.ClusterService/Version"
+	// ClusterServiceDoctorProcedure is the procedure name of the ClusterService's Doctor RPC.
+	ClusterServiceDoctorProcedure = "/skein.v1.ClusterService/Doctor"
 	// ClusterServiceLogsProcedure is the procedure name of the ClusterService's Logs RPC.
 	ClusterServiceLogsProcedure = "/skein.v1.ClusterService/Logs"
 	// ClusterServiceExecProcedure is the procedure name of the ClusterService's Exec RPC.
@@ -130,6 +132,13 @@ var (
 			StreamType: connect.StreamTypeUnary,
 			Schema:     v1.File_skein_v1_cluster_proto.Services().ByName("ClusterService").Methods().ByName("Version"),
 			Procedure:  ClusterServiceVersionProcedure,
+		}
+	})
+	clusterServiceDoctorSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_skein_v1_cluster_proto.Services().ByName("ClusterService").Methods().ByName("Doctor"),
+			Procedure:  ClusterServiceDoctorProcedure,
 		}
 	})
 	clusterServiceLogsSpec = sync.OnceValue(func() connect.Spec {
@@ -222,6 +231,9 @@ type ClusterServiceClient interface {
 	Await(context.Context, *v1.AwaitRequest) (ClusterServiceAwaitClientStream, error)
 	Status(context.Context, *v1.StatusRequest) (*v1.TextResponse, error)
 	Version(context.Context, *v1.VersionRequest) (*v1.VersionResponse, error)
+	// Doctor asks every node what it believes of the network, has each reach the
+	// others, and tells what differs.
+	Doctor(context.Context, *v1.DoctorRequest) (*v1.DoctorResponse, error)
 	Logs(context.Context, *v1.LogsRequest) (ClusterServiceLogsClientStream, error)
 	// Exec runs a program in a container. The first request starts it.
 	Exec(context.Context) (ClusterServiceExecClientStream, error)
@@ -461,6 +473,9 @@ type ClusterServiceHandler interface {
 	Await(context.Context, *v1.AwaitRequest, ClusterServiceAwaitServerStream) error
 	Status(context.Context, *v1.StatusRequest) (*v1.TextResponse, error)
 	Version(context.Context, *v1.VersionRequest) (*v1.VersionResponse, error)
+	// Doctor asks every node what it believes of the network, has each reach the
+	// others, and tells what differs.
+	Doctor(context.Context, *v1.DoctorRequest) (*v1.DoctorResponse, error)
 	Logs(context.Context, *v1.LogsRequest, ClusterServiceLogsServerStream) error
 	// Exec runs a program in a container. The first request starts it.
 	Exec(context.Context, ClusterServiceExecServerStream) error
@@ -493,6 +508,7 @@ func RegisterClusterServiceHandler(server *connect.Server, svc ClusterServiceHan
 		connect.Method{Spec: clusterServiceAwaitSpec(), Handler: adapter.await},
 		connect.Method{Spec: clusterServiceStatusSpec(), Handler: adapter.status},
 		connect.Method{Spec: clusterServiceVersionSpec(), Handler: adapter.version},
+		connect.Method{Spec: clusterServiceDoctorSpec(), Handler: adapter.doctor},
 		connect.Method{Spec: clusterServiceLogsSpec(), Handler: adapter.logs},
 		connect.Method{Spec: clusterServiceExecSpec(), Handler: adapter.exec},
 		connect.Method{Spec: clusterServiceDrainSpec(), Handler: adapter.drain},
@@ -675,6 +691,10 @@ func (UnimplementedClusterServiceHandler) Version(context.Context, *v1.VersionRe
 	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.ClusterService.Version is not implemented")
 }
 
+func (UnimplementedClusterServiceHandler) Doctor(context.Context, *v1.DoctorRequest) (*v1.DoctorResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.ClusterService.Doctor is not implemented")
+}
+
 func (UnimplementedClusterServiceHandler) Logs(context.Context, *v1.LogsRequest, ClusterServiceLogsServerStream) error {
 	return connect.NewError(connect.CodeUnimplemented, "skein.v1.ClusterService.Logs is not implemented")
 }
@@ -786,6 +806,14 @@ func (c *clusterServiceClient) Status(ctx context.Context, req *v1.StatusRequest
 func (c *clusterServiceClient) Version(ctx context.Context, req *v1.VersionRequest) (*v1.VersionResponse, error) {
 	var res v1.VersionResponse
 	if err := c.client.CallUnary(ctx, clusterServiceVersionSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *clusterServiceClient) Doctor(ctx context.Context, req *v1.DoctorRequest) (*v1.DoctorResponse, error) {
+	var res v1.DoctorResponse
+	if err := c.client.CallUnary(ctx, clusterServiceDoctorSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -967,6 +995,18 @@ func (h clusterServiceHandler) version(ctx context.Context, _ connect.Spec, stre
 		return err
 	}
 	res, err := h.svc.Version(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h clusterServiceHandler) doctor(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.DoctorRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Doctor(ctx, &req)
 	if err != nil {
 		return err
 	}

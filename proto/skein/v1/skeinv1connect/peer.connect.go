@@ -38,6 +38,8 @@ const (
 	PeerServiceAckProcedure = "/skein.v1.PeerService/Ack"
 	// PeerServiceReleaseProcedure is the procedure name of the PeerService's Release RPC.
 	PeerServiceReleaseProcedure = "/skein.v1.PeerService/Release"
+	// PeerServiceInspectProcedure is the procedure name of the PeerService's Inspect RPC.
+	PeerServiceInspectProcedure = "/skein.v1.PeerService/Inspect"
 	// PeerServiceSuspectProcedure is the procedure name of the PeerService's Suspect RPC.
 	PeerServiceSuspectProcedure = "/skein.v1.PeerService/Suspect"
 	// PeerServiceProbeProcedure is the procedure name of the PeerService's Probe RPC.
@@ -107,6 +109,13 @@ var (
 			StreamType: connect.StreamTypeUnary,
 			Schema:     v1.File_skein_v1_peer_proto.Services().ByName("PeerService").Methods().ByName("Release"),
 			Procedure:  PeerServiceReleaseProcedure,
+		}
+	})
+	peerServiceInspectSpec = sync.OnceValue(func() connect.Spec {
+		return connect.Spec{
+			StreamType: connect.StreamTypeUnary,
+			Schema:     v1.File_skein_v1_peer_proto.Services().ByName("PeerService").Methods().ByName("Inspect"),
+			Procedure:  PeerServiceInspectProcedure,
 		}
 	})
 	peerServiceSuspectSpec = sync.OnceValue(func() connect.Spec {
@@ -206,6 +215,9 @@ type PeerServiceClient interface {
 	// Release answers once no node sends anything new to a Pod of the caller's that
 	// is to go, or those that do not say so have waited long enough.
 	Release(context.Context, *v1.ReleaseRequest) (*v1.ReleaseResponse, error)
+	// Inspect tells what the callee believes of the network, and has it reach Pods of
+	// other nodes.
+	Inspect(context.Context, *v1.InspectRequest) (*v1.InspectResponse, error)
 	// Suspect tells the leader that the caller misses the beats of a node.
 	Suspect(context.Context, *v1.SuspectRequest) (*v1.SuspectResponse, error)
 	// Probe asks the callee to try to reach a node by fresh datagrams.
@@ -379,6 +391,9 @@ type PeerServiceHandler interface {
 	// Release answers once no node sends anything new to a Pod of the caller's that
 	// is to go, or those that do not say so have waited long enough.
 	Release(context.Context, *v1.ReleaseRequest) (*v1.ReleaseResponse, error)
+	// Inspect tells what the callee believes of the network, and has it reach Pods of
+	// other nodes.
+	Inspect(context.Context, *v1.InspectRequest) (*v1.InspectResponse, error)
 	// Suspect tells the leader that the caller misses the beats of a node.
 	Suspect(context.Context, *v1.SuspectRequest) (*v1.SuspectResponse, error)
 	// Probe asks the callee to try to reach a node by fresh datagrams.
@@ -413,6 +428,7 @@ func RegisterPeerServiceHandler(server *connect.Server, svc PeerServiceHandler) 
 		connect.Method{Spec: peerServiceLeaseSpec(), Handler: adapter.lease},
 		connect.Method{Spec: peerServiceAckSpec(), Handler: adapter.ack},
 		connect.Method{Spec: peerServiceReleaseSpec(), Handler: adapter.release},
+		connect.Method{Spec: peerServiceInspectSpec(), Handler: adapter.inspect},
 		connect.Method{Spec: peerServiceSuspectSpec(), Handler: adapter.suspect},
 		connect.Method{Spec: peerServiceProbeSpec(), Handler: adapter.probe},
 		connect.Method{Spec: peerServiceEnrollSpec(), Handler: adapter.enroll},
@@ -537,6 +553,10 @@ func (UnimplementedPeerServiceHandler) Release(context.Context, *v1.ReleaseReque
 	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.PeerService.Release is not implemented")
 }
 
+func (UnimplementedPeerServiceHandler) Inspect(context.Context, *v1.InspectRequest) (*v1.InspectResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.PeerService.Inspect is not implemented")
+}
+
 func (UnimplementedPeerServiceHandler) Suspect(context.Context, *v1.SuspectRequest) (*v1.SuspectResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, "skein.v1.PeerService.Suspect is not implemented")
 }
@@ -628,6 +648,14 @@ func (c *peerServiceClient) Ack(ctx context.Context, req *v1.AckRequest) (*v1.Ac
 func (c *peerServiceClient) Release(ctx context.Context, req *v1.ReleaseRequest) (*v1.ReleaseResponse, error) {
 	var res v1.ReleaseResponse
 	if err := c.client.CallUnary(ctx, peerServiceReleaseSpec(), req, &res); err != nil {
+		return nil, err
+	}
+	return &res, nil
+}
+
+func (c *peerServiceClient) Inspect(ctx context.Context, req *v1.InspectRequest) (*v1.InspectResponse, error) {
+	var res v1.InspectResponse
+	if err := c.client.CallUnary(ctx, peerServiceInspectSpec(), req, &res); err != nil {
 		return nil, err
 	}
 	return &res, nil
@@ -785,6 +813,18 @@ func (h peerServiceHandler) release(ctx context.Context, _ connect.Spec, stream 
 		return err
 	}
 	res, err := h.svc.Release(ctx, &req)
+	if err != nil {
+		return err
+	}
+	return stream.Send(res)
+}
+
+func (h peerServiceHandler) inspect(ctx context.Context, _ connect.Spec, stream connect.ServerStream) error {
+	var req v1.InspectRequest
+	if err := stream.Receive(&req); err != nil {
+		return err
+	}
+	res, err := h.svc.Inspect(ctx, &req)
 	if err != nil {
 		return err
 	}
