@@ -1,13 +1,13 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -45,8 +45,9 @@ type publisher struct {
 	name string
 	log  *slog.Logger
 
-	open map[int32]*opened
-	told string // what was written down last
+	open    map[int32]*opened
+	trouble map[outlet]string // that the log knows of
+	told    string            // what was written down last
 }
 
 type opened struct {
@@ -72,39 +73,47 @@ func (p *publisher) run(ctx context.Context) error {
 		if err != nil {
 			continue // nobody answers now; what was there stays
 		}
-		if err := p.set(ctx, l, want); err != nil {
+		if err := p.set(ctx, l.dir, want); err != nil {
 			p.log.Warn("cannot write down what is published", "err", err)
 		}
 	}
 	return nil
 }
 
-// set opens and closes outlets, and writes down what became of them.
-func (p *publisher) set(ctx context.Context, l *Lab, want map[int32]outlet) error {
+// set opens and closes outlets, and writes down in the lab's folder what became of
+// them. Outlets that come with trouble are only written down.
+func (p *publisher) set(ctx context.Context, dir string, want []outlet) error {
 	for port, o := range p.open {
-		if now, still := want[port]; !still || now != o.outlet {
+		if !slices.Contains(want, o.outlet) {
 			o.close()
 			delete(p.open, port)
 		}
 	}
-	var list []outlet
-	for _, port := range slices.Sorted(maps.Keys(want)) {
-		o := want[port]
-		if p.open[port] == nil {
-			ln, err := net.Listen("tcp4", loopback(int(port)))
+	trouble := map[outlet]string{}
+	list := make([]outlet, 0, len(want))
+	for _, o := range want {
+		plain := o
+		if o.Trouble == "" && p.open[o.Port] == nil {
+			ln, err := net.Listen("tcp4", loopback(int(o.Port)))
 			if err != nil {
 				o.Trouble = err.Error()
 			} else {
 				p.serve(ctx, ln, o)
 			}
 		}
+		if o.Trouble != "" {
+			if trouble[plain] = o.Trouble; p.trouble[plain] != o.Trouble { // it is tried each time, and told once
+				p.log.Warn("cannot publish", "port", o.Port, "service", o.Service, "err", o.Trouble)
+			}
+		}
 		list = append(list, o)
 	}
+	p.trouble = trouble
 	text, err := json.Marshal(list)
 	if err != nil || string(text) == p.told {
 		return err
 	}
-	if err := writeAside(filepath.Join(l.dir, publishFile), text); err != nil {
+	if err := writeAside(filepath.Join(dir, publishFile), text); err != nil {
 		return err
 	}
 	p.told = string(text)
@@ -135,7 +144,7 @@ func (o *opened) close() {
 }
 
 // outlets asks the cluster for what is to be reached from here.
-func (l *Lab) outlets(ctx context.Context) (map[int32]outlet, error) {
+func (l *Lab) outlets(ctx context.Context) ([]outlet, error) {
 	req := &skeinv1.GetRequest{Kind: "services", AllNamespaces: true, Format: skeinv1.Format_FORMAT_JSON}
 	var errs []error
 	for _, n := range l.Nodes {
@@ -153,32 +162,48 @@ func (l *Lab) outlets(ctx context.Context) (map[int32]outlet, error) {
 	return nil, errors.Join(append(errs, errors.New("no node has an agent"))...)
 }
 
-func parseOutlets(doc []byte) (map[int32]outlet, error) {
+// parseOutlets lists by port what is to be reached. A port has one Service: a node
+// port is the cluster's choice and comes first, then whoever asked first. The others
+// are listed with their trouble.
+func parseOutlets(doc []byte) ([]outlet, error) {
 	var list struct{ Items []corev1.Service }
 	if err := json.Unmarshal(doc, &list); err != nil {
 		return nil, fmt.Errorf("read the list of Services: %w", err)
 	}
-	out := map[int32]outlet{}
+	slices.SortStableFunc(list.Items, func(a, b corev1.Service) int {
+		return a.CreationTimestamp.Compare(b.CreationTimestamp.Time)
+	})
+	var out []outlet
 	for i := range list.Items {
-		s := &list.Items[i]
-		name := s.Namespace + "/" + s.Name
-		for _, p := range s.Spec.Ports {
+		for _, p := range list.Items[i].Spec.Ports {
 			if p.NodePort > 0 && p.Protocol == corev1.ProtocolTCP {
-				out[p.NodePort] = outlet{Port: p.NodePort, Service: name, node: p.NodePort}
+				out = append(out, outlet{Port: p.NodePort, Service: nameOf(&list.Items[i]), node: p.NodePort})
 			}
 		}
+	}
+	for i := range list.Items {
+		s := &list.Items[i]
 		ports, err := object.Published(s)
 		if err != nil || s.Spec.ClusterIP == "" {
 			continue // it was validated, and will have an address
 		}
 		for _, p := range ports {
-			if _, taken := out[p.Host]; !taken { // the first who asks has it
-				out[p.Host] = outlet{Port: p.Host, Service: name, addr: net.JoinHostPort(s.Spec.ClusterIP, fmt.Sprint(p.Port.Port))}
-			}
+			out = append(out, outlet{Port: p.Host, Service: nameOf(s), addr: net.JoinHostPort(s.Spec.ClusterIP, fmt.Sprint(p.Port.Port))})
 		}
 	}
+	has := map[int32]string{}
+	for i := range out {
+		if who, taken := has[out[i].Port]; taken {
+			out[i].Trouble = "service " + who + " has this port"
+		} else {
+			has[out[i].Port] = out[i].Service
+		}
+	}
+	slices.SortStableFunc(out, func(a, b outlet) int { return cmp.Compare(a.Port, b.Port) })
 	return out, nil
 }
+
+func nameOf(s *corev1.Service) string { return s.Namespace + "/" + s.Name }
 
 // showPublished lists what is reached on the loopback.
 func (l *Lab) showPublished(w io.Writer) error {
@@ -193,8 +218,12 @@ func (l *Lab) showPublished(w io.Writer) error {
 	if err != nil || len(list) == 0 {
 		return err
 	}
+	_, alive := l.forwarder()
 	_, _ = fmt.Fprintln(w) // the last write tells of errors
 	for _, o := range list {
+		if !alive { // what it has written down is not so any more
+			o.Trouble = "the lab's forwarder is not running"
+		}
 		line := loopback(int(o.Port)) + " leads to service " + o.Service
 		if o.Trouble != "" {
 			line = loopback(int(o.Port)) + " does not lead to service " + o.Service + ": " + o.Trouble
