@@ -9,6 +9,7 @@ import (
 	"hash/fnv"
 	"maps"
 	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -29,6 +30,10 @@ const (
 // keepEndpoints writes which Pods are behind each Service. Nobody else writes
 // EndpointSlices, so it needs no turn.
 func (r *reign) keepEndpoints(ctx context.Context) error {
+	if time.Since(r.audited) >= lookAtAll {
+		r.audited = time.Now()
+		r.model.suspectLeftovers(r.store)
+	}
 	for {
 		keys, upTo := r.model.takeStale(maxSlices)
 		err := r.writeEndpoints(ctx, keys)
@@ -49,6 +54,27 @@ func (r *reign) keepEndpoints(ctx context.Context) error {
 		}
 		if len(keys) < maxSlices {
 			return nil
+		}
+	}
+}
+
+// suspectLeftovers has all looked at whose Service or NetworkPolicy is gone, or has
+// none: it was deleted while nobody led who would have noticed.
+func (m *model) suspectLeftovers(store *state.Store) {
+	ends, selections := store.List(object.KindEndpointSlice, "", ""), store.List(object.KindSelection, "", "")
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, row := range ends {
+		key := state.Key{Kind: object.KindService, Namespace: row.Key.Namespace, Name: object.Labels(row)[object.LabelServiceName]}
+		if m.web.services[key] == nil {
+			m.web.stale[key] = struct{}{}
+		}
+	}
+	for _, row := range selections {
+		key := state.Key{Kind: object.KindNetworkPolicy, Namespace: row.Key.Namespace, Name: row.Key.Name}
+		if m.web.policies[key] == nil {
+			m.web.lapsed[key] = struct{}{}
+			m.bells.selections.Ring()
 		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/skein-dev/skein/agent/object"
 	"github.com/skein-dev/skein/consensus/state"
+	logv1 "github.com/skein-dev/skein/proto/log/v1"
 )
 
 // webModel is a model with Pods of a Service: each named after its address.
@@ -248,5 +249,37 @@ func TestWhomAPolicyLetsThrough(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestWhatIsLeftOfAServiceIsLookedAt(t *testing.T) {
+	store := state.New()
+	gone := service(intstr.FromInt32(8080))
+	gone.Name = "gone"
+	m := webModel()
+	m.web.putService(object.KeyOf(service(intstr.FromInt32(8080))), service(intstr.FromInt32(8080)))
+	m.takeStale(10)
+	var ops []*logv1.Op
+	for _, obj := range []object.Object{
+		newSlice(service(intstr.FromInt32(8080)), "web-1", []int32{8080}), newSlice(gone, "gone-1", []int32{8080}),
+		&object.Selection{ObjectMeta: metav1.ObjectMeta{Name: "fence", Namespace: "default", UID: "f"}},
+	} {
+		obj.SetUID("u")
+		op, err := object.Put(obj, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ops = append(ops, op)
+	}
+	if err := store.Apply(1, &logv1.Txn{Ops: ops}); err != nil {
+		t.Fatal(err)
+	}
+	m.suspectLeftovers(store)
+	keys, _ := m.takeStale(10)
+	if len(keys) != 1 || keys[0] != object.KeyOf(gone) {
+		t.Errorf("Services to look at: %v", keys)
+	}
+	if len(m.web.lapsed) != 1 {
+		t.Errorf("policies to look at: %v", m.web.lapsed)
 	}
 }

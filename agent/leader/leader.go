@@ -123,6 +123,7 @@ type reign struct {
 	leases  leases
 	budget  verdict.Budget // of moves; whoever has the turn spends it
 	trimmed time.Time      // when old events were last removed; the garbage loop's
+	audited time.Time      // when EndpointSlices and Selections of nobody were last looked for; the endpoints loop's
 }
 
 // Run leads for one term, until ctx ends. It is a consensus.Duty: what earlier
