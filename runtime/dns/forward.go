@@ -63,6 +63,12 @@ func (f *forwarder) ask(asker netip.Addr, req *dns.Msg) *dns.Msg {
 		}
 	}()
 	found, _, _ := f.flight.Do(q.String(), func() (any, error) {
+		f.mu.Lock()
+		k, ok := f.known[q]
+		f.mu.Unlock()
+		if ok && now.Before(k.until) { // somebody else has asked since we looked
+			return k.msg, nil
+		}
 		msg := f.askAll(q)
 		f.keep(q, msg)
 		return msg, nil
