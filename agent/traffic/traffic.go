@@ -162,8 +162,8 @@ func (t *Traffic) Run(ctx context.Context) error {
 	group.Go(func() error { return t.follow(ctx, store) })
 	group.Go(func() error { return t.mend(ctx, mend) })
 	group.Go(func() error { return t.heed(ctx) })
-	group.Go(func() error { return t.cfg.Table.Watch(ctx, ring) })
-	group.Go(func() error { return t.cfg.Fabric.Watch(ctx, ring) })
+	group.Go(func() error { return t.watch(ctx, t.cfg.Table.Watch, ring) })
+	group.Go(func() error { return t.watch(ctx, t.cfg.Fabric.Watch, ring) })
 	group.Go(func() error { return t.acks.run(ctx, t.cfg.LeaderChanged) })
 	group.Go(func() error { return t.buryAll(ctx) })
 	group.Go(func() error {
@@ -175,6 +175,22 @@ func (t *Traffic) Run(ctx context.Context) error {
 		}
 	})
 	return group.Wait()
+}
+
+// watch listens to the kernel until ctx ends. Who cannot hear looks each time anew,
+// and no agent ends for it.
+func (t *Traffic) watch(ctx context.Context, listen func(context.Context, func()) error, ring func()) error {
+	for {
+		if err := listen(ctx, ring); err != nil {
+			t.log.Warn("cannot listen to the kernel; trying on", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+			ring()
+		}
+	}
 }
 
 // follow takes in what the cluster agrees on.
