@@ -8,6 +8,7 @@ import (
 	"io/fs"
 
 	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -69,7 +70,7 @@ func (t *Table) check() ([]string, error) {
 			switch {
 			case !there:
 				more++
-			case !set.Interval && set.IsMap && !bytes.Equal(e.Val, val):
+			case set.Interval && !bytes.Equal(e.KeyEnd, val), set.IsMap && !bytes.Equal(worth(e, set), val):
 				other++
 			}
 			delete(want, string(e.Key))
@@ -81,12 +82,35 @@ func (t *Table) check() ([]string, error) {
 	return wrong, nil
 }
 
+// worth is what an element of a map leads to: of a verdict, the chain's name.
+func worth(e nftables.SetElement, of *nftables.Set) []byte {
+	if of.DataType != nftables.TypeVerdict {
+		return e.Val
+	}
+	attrs, err := netlink.UnmarshalAttributes(e.Val) // the library leaves verdicts as they come
+	if err != nil {
+		return nil
+	}
+	for _, a := range attrs {
+		if a.Type == unix.NFTA_VERDICT_CHAIN {
+			return bytes.TrimRight(a.Data, "\x00")
+		}
+	}
+	return nil
+}
+
 func missing(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, fs.ErrNotExist) }
 
 // expected is what was written to each set.
 func (t *Table) expected() map[*nftables.Set]map[string][]byte {
 	l := t.layout
-	out := map[*nftables.Set]map[string][]byte{l.svc: {}, l.nodeport: {}, l.counts: {}, l.eps: {}}
+	out := map[*nftables.Set]map[string][]byte{l.svc: {}, l.nodeport: {}, l.counts: {}, l.eps: {}, l.dispatch: {}}
+	for count, chain := range l.special() {
+		out[l.dispatch][string(number(count))] = []byte(chain.Name)
+	}
+	for count, chain := range l.chains {
+		out[l.dispatch][string(number(count))] = []byte(chain.Name)
+	}
 	for f, have := range t.fronts {
 		set, key := t.keyOf(f)
 		out[set][string(key)] = number(have.id)

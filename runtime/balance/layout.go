@@ -132,8 +132,7 @@ func (l *layout) build(c *nftables.Conn, cfg Config) error {
 		c.AddChain(chain)
 	}
 	l.rules(c, cfg)
-	special := map[uint32]*nftables.Chain{countRefuse: l.refuse, countSilent: l.silence, countSticky: l.sticky}
-	for count, chain := range special {
+	for count, chain := range l.special() {
 		if err := c.SetAddElements(l.dispatch, []nftables.SetElement{{Key: number(count), VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: chain.Name}}}); err != nil {
 			return err
 		}
@@ -144,6 +143,11 @@ func (l *layout) build(c *nftables.Conn, cfg Config) error {
 		}
 	}
 	return nil
+}
+
+// special are the chains of what is there in place of a number of slots.
+func (l *layout) special() map[uint32]*nftables.Chain {
+	return map[uint32]*nftables.Chain{countRefuse: l.refuse, countSilent: l.silence, countSticky: l.sticky}
 }
 
 // chainFor adds the chain for a number of slots, if it is not there yet.
