@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -119,7 +120,26 @@ func (p *Pins) pair(host *netlink.Handle, s Spec, name string) (netlink.Link, er
 	if err := host.LinkSetUp(link); err != nil {
 		return nil, fmt.Errorf("set link %s up: %w", name, err)
 	}
-	return link, nil
+	return link, p.awaitUp(s.Name)
+}
+
+// carrierWait bounds how long the kernel may take to notice that both ends are up. It
+// does so by itself, mostly at once; what the Pod sends before is lost.
+const carrierWait = 500 * time.Millisecond
+
+func (p *Pins) awaitUp(name string) error {
+	return p.atEnd(name, func(h *netlink.Handle, end netlink.Link) error {
+		for until := time.Now().Add(carrierWait); time.Now().Before(until); time.Sleep(200 * time.Microsecond) {
+			if end.Attrs().OperState == netlink.OperUp {
+				return nil
+			}
+			var err error
+			if end, err = h.LinkByName(inner); err != nil {
+				return err
+			}
+		}
+		return nil // it will be
+	})
 }
 
 // guard sets the kernel's own checks of what comes from a Pod: its source must be
