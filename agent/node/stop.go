@@ -34,6 +34,7 @@ func (w *worker) delete(ctx context.Context, pod *corev1.Pod) (time.Time, bool, 
 	if len(w.node.statuses(w.uid)) > 0 {
 		w.event(pod, corev1.EventTypeNormal, "Killing", "stopping, with "+max(grace, 0).Round(time.Second).String()+" to finish")
 		w.release(ctx, pod)
+		grace = time.Until(w.goneBy(pod))
 	}
 	if err := w.clean(ctx, grace); err != nil {
 		return time.Time{}, false, err
@@ -47,29 +48,38 @@ func (w *worker) delete(ctx context.Context, pod *corev1.Pod) (time.Time, bool, 
 const releasePatience = 6 * time.Second
 
 // release waits until nobody sends the Pod anything new: only then is it told to end,
-// so no request is lost. A Pod that must go at once does not wait.
+// so no request is lost. Its grace period counts from then. A Pod that must go at
+// once does not wait.
 func (w *worker) release(ctx context.Context, pod *corev1.Pod) {
-	left := time.Until(w.goneBy(pod))
-	if w.released || left <= 0 || w.node.cfg.Network == nil {
+	if w.released || time.Until(w.goneBy(pod)) <= 0 || w.node.cfg.Network == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, min(left, releasePatience))
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, releasePatience)
 	defer cancel()
 	for ctx.Err() == nil {
 		err := w.node.cfg.Network.Release(ctx, pod)
 		if err == nil {
 			break
 		}
-		w.log.Debug("nobody has let the Pod go yet", "err", err)
+		if time.Since(began) > leaderlessPatience {
+			w.log.Debug("nobody has let the Pod go", "err", err)
+			break
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(releaseRetry):
 		}
 	}
 	w.released = true
+	w.leaveBy = w.leaveBy.Add(time.Since(began))
 }
 
-const releaseRetry = 100 * time.Millisecond
+const releaseRetry = 50 * time.Millisecond
+
+// leaderlessPatience is how long it tries where there is no leader to ask: then the
+// others hear of nothing new, and waiting helps nobody.
+const leaderlessPatience = 250 * time.Millisecond
 
 // goneBy is by when a Pod has to be gone that is to go: its grace period counts
 // from when this agent heard of it, by no other machine's clock. Where a shorter
